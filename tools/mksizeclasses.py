@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""Generate src/heap/sizeclasses.h and src/heap/sizeclasses.c.
+
+    tools/mksizeclasses.py            write both files
+    tools/mksizeclasses.py --check    compare them with what would be written; exit 1 if they differ
+    tools/mksizeclasses.py --out DIR  write to (or compare with) DIR instead of src/heap
+
+The rule is Go's (cmd mksizeclasses.go): the alignment of a size grows with the size, a span is the
+smallest number of pages that wastes at most 1/8 of itself at the tail, two sizes with the same span
+and the same count are one class, and each size is then stretched to fill its span.
+"""
+
+import argparse
+import pathlib
+import sys
+
+PAGE_SHIFT = 13
+PAGE_BYTES = 1 << PAGE_SHIFT
+MIN_ALIGN = 8
+MAX_SMALL_SIZE = 32768
+SMALL_SIZE_DIV = 8
+SMALL_SIZE_MAX = 1024
+LARGE_SIZE_DIV = 128
+NUM_SIZE_CLASSES = 68
+
+
+def is_power_of_two(x):
+    return x != 0 and x & (x - 1) == 0
+
+
+def next_align(size, align):
+    """The distance to the next size that is tried; it is reconsidered at each power of two."""
+    if not is_power_of_two(size):
+        return align
+    if size >= 2048:
+        return 256
+    if size >= 128:
+        return size // 8
+    if size >= 32:
+        return 16
+    return align
+
+
+def span_pages(size):
+    """The fewest pages whose tail, after as many objects as fit, is at most an eighth."""
+    span = PAGE_BYTES
+    while span % size > span // 8:
+        span += PAGE_BYTES
+    return span // PAGE_BYTES
+
+
+def make_classes():
+    """A list of [size, pages]; class 0 is [0, 0] and means: larger than MAX_SMALL_SIZE."""
+    classes = [[0, 0]]
+    align = MIN_ALIGN
+    size = align
+    while size <= MAX_SMALL_SIZE:
+        align = next_align(size, align)
+        pages = span_pages(size)
+        span = pages * PAGE_BYTES
+        last_size, last_pages = classes[-1]
+        if last_size and last_pages == pages and span // size == span // last_size:
+            classes[-1][0] = size
+        else:
+            classes.append([size, pages])
+        size += align
+    for c in classes[1:]:
+        span = c[1] * PAGE_BYTES
+        stretched = span // (span // c[0]) & ~(LARGE_SIZE_DIV - 1)
+        c[0] = max(c[0], stretched)
+    return classes
+
+
+def magic(size):
+    return 0xFFFFFFFF // size + 1 if size else 0
+
+
+def check_classes(classes):
+    if len(classes) != NUM_SIZE_CLASSES:
+        raise SystemExit("mksizeclasses: the number of size classes has changed")
+    for size, pages in classes[1:]:
+        span = pages * PAGE_BYTES
+        if span % size > span // 8:
+            raise SystemExit(f"mksizeclasses: class {size} wastes more than an eighth")
+        for offset in range(span + 1):
+            if (offset * magic(size)) >> 32 != offset // size:
+                raise SystemExit(f"mksizeclasses: class {size}: bad magic at offset {offset}")
+    for size, _ in classes[1:]:
+        div = SMALL_SIZE_DIV if size <= SMALL_SIZE_MAX else LARGE_SIZE_DIV
+        if size % div:
+            raise SystemExit(f"mksizeclasses: class {size} is not a multiple of {div}")
+
+
+def classes_aligned16(classes):
+    """The classes that serve objects aligned to 16. An object of 8 bytes or less has an alignment
+    of 8 at most, so class 8 stays; any larger class must be a multiple of 16."""
+    return [i for i, (size, _) in enumerate(classes) if size < 16 or size % 16 == 0]
+
+
+def lookup(classes, allowed, first, step, limit):
+    table = []
+    for size in range(first, limit + 1, step):
+        table.append(next(i for i in allowed if classes[i][0] >= size))
+    return table
+
+
+def check_lookup(classes, allowed, table8, table128):
+    for size in range(1, MAX_SMALL_SIZE + 1):
+        if size <= SMALL_SIZE_MAX:
+            got = table8[(size + SMALL_SIZE_DIV - 1) // SMALL_SIZE_DIV]
+        else:
+            got = table128[(size - SMALL_SIZE_MAX + LARGE_SIZE_DIV - 1) // LARGE_SIZE_DIV]
+        if got != next(i for i in allowed if classes[i][0] >= size):
+            raise SystemExit(f"mksizeclasses: size {size} is looked up wrongly")
+
+
+def check_aligned16(classes, *tables):
+    for table in tables:
+        for i in table:
+            if classes[i][0] >= 16 and classes[i][0] % 16:
+                raise SystemExit(f"mksizeclasses: class {classes[i][0]} is not aligned to 16")
+
+
+def class_comment(classes):
+    lines = [" *  class   size   span  pages  objects  tail waste  max waste"]
+    prev = 0
+    for i, (size, pages) in enumerate(classes):
+        if i == 0:
+            continue
+        span = pages * PAGE_BYTES
+        objs = span // size
+        tail = span - objs * size
+        worst = 100.0 * ((size - prev - 1) * objs + tail) / span
+        lines.append(
+            f" *  {i:5d}  {size:5d}  {span:5d}  {pages:5d}  {objs:7d}  {tail:10d}  {worst:8.2f}%")
+        prev = size
+    return "\n".join(lines)
+
+
+HEADER = """\
+/* sizeclasses.h - the sizes that small objects are rounded up to, and the spans that hold them.
+ *
+ * Generated by tools/mksizeclasses.py: edit that, run it, and commit both. The table is Go's. Class 0
+ * stands for an object larger than MAX_SMALL_SIZE, which has a span of its own. loam keeps nothing of
+ * its own inside a span, so a span holds as many objects as fit.
+ *
+{comment}
+ */
+#ifndef HEAP_SIZECLASSES_H
+#define HEAP_SIZECLASSES_H
+
+#include "base/compiler.h"
+
+enum {{
+    PAGE_SHIFT = {page_shift}, /* a heap page is 8 KiB, whatever the system's page is */
+    NUM_SIZE_CLASSES = {num_classes},
+    MAX_SMALL_SIZE = {max_small},
+    SMALL_SIZE_DIV = {small_div},
+    SMALL_SIZE_MAX = {small_max},
+    LARGE_SIZE_DIV = {large_div},
+    MAX_OBJS_PER_SPAN = {max_objs},
+    MAX_SIZE_CLASS_PAGES = {max_pages},
+    SIZE_TO_CLASS8_LEN = SMALL_SIZE_MAX / SMALL_SIZE_DIV + 1,
+    SIZE_TO_CLASS128_LEN = (MAX_SMALL_SIZE - SMALL_SIZE_MAX) / LARGE_SIZE_DIV + 1,
+}};
+
+extern const uint16_t class_to_size[NUM_SIZE_CLASSES];  /* bytes of an object */
+extern const uint8_t class_to_pages[NUM_SIZE_CLASSES];  /* pages of a span */
+extern const uint16_t class_to_objs[NUM_SIZE_CLASSES];  /* objects in a span */
+extern const uint32_t class_to_magic[NUM_SIZE_CLASSES]; /* see class_object_index */
+
+/* Class of a size by ceil(size / 8), and above SMALL_SIZE_MAX by ceil((size - 1024) / 128). */
+extern const uint8_t size_to_class8[SIZE_TO_CLASS8_LEN];
+extern const uint8_t size_to_class128[SIZE_TO_CLASS128_LEN];
+
+/* The same for objects that must be aligned to 16: class 24 is left out. An object of 8 bytes or
+ * less has an alignment of 8 at most, so class 8 serves it here too. */
+extern const uint8_t size_to_class8_align16[SIZE_TO_CLASS8_LEN];
+extern const uint8_t size_to_class128_align16[SIZE_TO_CLASS128_LEN];
+
+/* Smallest class that holds size bytes; size <= MAX_SMALL_SIZE. Size 0 is class 0. */
+ALWAYS_INLINE unsigned size_to_class(size_t size)
+{{
+    if (likely(size <= SMALL_SIZE_MAX)) {{
+        return size_to_class8[(size + SMALL_SIZE_DIV - 1) / SMALL_SIZE_DIV];
+    }}
+    return size_to_class128[(size - SMALL_SIZE_MAX + LARGE_SIZE_DIV - 1) / LARGE_SIZE_DIV];
+}}
+
+ALWAYS_INLINE unsigned size_to_class_align16(size_t size)
+{{
+    if (likely(size <= SMALL_SIZE_MAX)) {{
+        return size_to_class8_align16[(size + SMALL_SIZE_DIV - 1) / SMALL_SIZE_DIV];
+    }}
+    return size_to_class128_align16[(size - SMALL_SIZE_MAX + LARGE_SIZE_DIV - 1) / LARGE_SIZE_DIV];
+}}
+
+/* Which object of a span of this class (not 0) the byte at offset belongs to. Exact for every offset
+ * up to the end of the span, the generator tried them all. The tail after the last object answers
+ * class_to_objs[sizeclass]. */
+ALWAYS_INLINE size_t class_object_index(unsigned sizeclass, size_t offset)
+{{
+    return (size_t)((uint64_t)offset * class_to_magic[sizeclass] >> 32);
+}}
+
+#endif
+"""
+
+SOURCE = """\
+/* sizeclasses.c - the tables of sizeclasses.h.
+ *
+ * Purpose     Constant data only; what it means is told in the header.
+ * From Go     same sizes and spans as internal/runtime/gc/sizeclasses.go at go1.26
+ * Tests       tests/unit/test_sizeclasses.c
+ *
+ * Generated by tools/mksizeclasses.py: edit that, run it, and commit both.
+ */
+#include "heap/sizeclasses.h"
+"""
+
+
+def c_table(ctype, name, length, values, suffix=""):
+    lines = [f"const {ctype} {name}[{length}] = {{"]
+    line = "   "
+    for v in values:
+        item = f" {v}{suffix},"
+        if len(line) + len(item) > 100:
+            lines.append(line)
+            line = "   "
+        line += item
+    lines += [line, "};"]
+    return "\n".join(lines)
+
+
+def generate():
+    classes = make_classes()
+    check_classes(classes)
+    everything = range(len(classes))
+    aligned = classes_aligned16(classes)
+    small = (0, SMALL_SIZE_DIV, SMALL_SIZE_MAX)
+    large = (SMALL_SIZE_MAX, LARGE_SIZE_DIV, MAX_SMALL_SIZE)
+    any8, any128 = lookup(classes, everything, *small), lookup(classes, everything, *large)
+    al8, al128 = lookup(classes, aligned, *small), lookup(classes, aligned, *large)
+    check_lookup(classes, everything, any8, any128)
+    check_lookup(classes, aligned, al8, al128)
+    check_aligned16(classes, al8, al128)
+
+    objs = [p * PAGE_BYTES // s if s else 0 for s, p in classes]
+    header = HEADER.format(
+        comment=class_comment(classes), page_shift=PAGE_SHIFT, num_classes=NUM_SIZE_CLASSES,
+        max_small=MAX_SMALL_SIZE, small_div=SMALL_SIZE_DIV, small_max=SMALL_SIZE_MAX,
+        large_div=LARGE_SIZE_DIV, max_objs=max(objs), max_pages=max(p for _, p in classes))
+    tables = [
+        c_table("uint16_t", "class_to_size", "NUM_SIZE_CLASSES", [s for s, _ in classes]),
+        c_table("uint8_t", "class_to_pages", "NUM_SIZE_CLASSES", [p for _, p in classes]),
+        c_table("uint16_t", "class_to_objs", "NUM_SIZE_CLASSES", objs),
+        c_table("uint32_t", "class_to_magic", "NUM_SIZE_CLASSES",
+                [magic(s) for s, _ in classes], "u"),
+        c_table("uint8_t", "size_to_class8", "SIZE_TO_CLASS8_LEN", any8),
+        c_table("uint8_t", "size_to_class128", "SIZE_TO_CLASS128_LEN", any128),
+        c_table("uint8_t", "size_to_class8_align16", "SIZE_TO_CLASS8_LEN", al8),
+        c_table("uint8_t", "size_to_class128_align16", "SIZE_TO_CLASS128_LEN", al128),
+    ]
+    source = SOURCE + "\n" + "\n\n".join(tables) + "\n"
+    return {"sizeclasses.h": header, "sizeclasses.c": source}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Generate the size class tables.")
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    default = pathlib.Path(__file__).resolve().parent.parent / "src" / "heap"
+    parser.add_argument("--out", type=pathlib.Path, default=default)
+    args = parser.parse_args()
+
+    stale = []
+    for name, text in generate().items():
+        path = args.out / name
+        if not args.check:
+            path.write_text(text, encoding="ascii")
+        elif not path.exists() or path.read_text(encoding="ascii") != text:
+            stale.append(str(path))
+    if stale:
+        print("mksizeclasses: not what the generator writes: " + ", ".join(stale), file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
