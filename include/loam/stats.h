@@ -1,0 +1,90 @@
+/* loam/stats.h - what the heap does: statistics, profile, heap dump, trace.
+ *
+ * Names and meanings are Go's (runtime.MemStats, runtime/pprof). Any thread may call all of it at any time, except
+ * from a signal handler. Sizes are bytes, times nanoseconds, `fd` is a file descriptor that stays the caller's.
+ */
+#ifndef LOAM_STATS_H
+#define LOAM_STATS_H
+
+#include <loam.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Go's MemStats, field for field. A pause is any stretch in which the collector kept a thread from running. */
+typedef struct loam_memstats {
+    /* In general */
+    uint64_t alloc;       /* bytes of heap objects, as heap_alloc */
+    uint64_t total_alloc; /* bytes ever allocated for heap objects; never falls */
+    uint64_t sys;         /* bytes obtained from the system: the sum of the ..._sys below */
+    uint64_t lookups;     /* always 0, as in Go */
+    uint64_t mallocs;     /* objects ever allocated */
+    uint64_t frees;       /* objects ever freed; mallocs - frees are there */
+
+    /* The heap */
+    uint64_t heap_alloc;    /* bytes of reachable objects and of unreachable ones not yet swept */
+    uint64_t heap_sys;      /* bytes of address space that is or was in use */
+    uint64_t heap_idle;     /* bytes in spans without objects */
+    uint64_t heap_inuse;    /* bytes in spans with objects */
+    uint64_t heap_released; /* bytes of heap_idle given back to the system */
+    uint64_t heap_objects;  /* objects there */
+
+    /* What the library itself needs */
+    uint64_t stack_inuse; /* bytes of stacks that the library manages */
+    uint64_t stack_sys;
+    uint64_t mspan_inuse; /* bytes of span descriptors */
+    uint64_t mspan_sys;
+    uint64_t mcache_inuse; /* bytes of mcaches */
+    uint64_t mcache_sys;
+    uint64_t buck_hash_sys; /* bytes of the profile's tables */
+    uint64_t gc_sys;        /* bytes of the collector's metadata */
+    uint64_t other_sys;
+
+    /* The collector */
+    uint64_t next_gc;         /* heap size that the next cycle aims at; UINT64_MAX: off */
+    uint64_t last_gc;         /* end of the last cycle, since 1970 (the wall clock); 0: none yet */
+    uint64_t pause_total_ns;  /* of all pauses */
+    uint64_t pause_ns[256];   /* of the last cycles; the last one at [(num_gc + 255) % 256] */
+    uint64_t pause_end[256];  /* their ends, since 1970 */
+    uint32_t num_gc;          /* finished cycles */
+    uint32_t num_forced_gc;   /* of these asked for by loam_gc */
+    double gc_cpu_fraction;   /* of the processors' time since the start, 0 to 1 */
+    bool enable_gc;           /* always true, as in Go; also with GOGC=off */
+
+    struct loam_memstats_by_size {
+        uint64_t size;    /* the largest object of the class */
+        uint64_t mallocs; /* objects ever allocated, as above */
+        uint64_t frees;
+    } by_size[68]; /* the size classes, 0 unused; larger objects are in none */
+} loam_memstats;
+
+/* Fills *m, with figures of one moment. Cheap enough for every second; it waits for no thread. */
+LOAM_API void loam_read_memstats(loam_memstats *m);
+
+/* One sample per so many allocated bytes on average (Go: MemProfileRate, 512 KiB unless set); 1: everything; 0: none.
+ * As early as possible, so that the figures are of one rate. Gives the old value. */
+LOAM_API int loam_set_mem_profile_rate(int bytes);
+
+/* Each writes one document to fd, and returns 0, or -1: ENOMEM, or what write(2) reported.
+ * Gzipped protobuf, as `go tool pprof` opens it: allocated and live objects and bytes by call stack. */
+LOAM_API int loam_write_heap_profile(int fd);
+
+/* A .heapsnapshot, as the Memory tab of Chrome DevTools opens it: every object with its type, fields and retainers. The
+ * world stands still meanwhile. */
+LOAM_API int loam_write_heap_dump(int fd);
+
+/* Chrome trace-event JSON, as Perfetto opens it: cycles, pauses, assists, sweeps, until the stop. The fd is in use until
+ * then. 0, or -1: EBUSY (one is running), ENOMEM, EBADF. */
+LOAM_API int loam_trace_start(int fd);
+LOAM_API void loam_trace_stop(void); /* nothing if none is running */
+
+/* Writes a shortest chain from a root to obj to fd, as text. 0, or -1: EINVAL (not in a heap object), ENOENT (nothing
+ * but the call holds it), ENOMEM, or what write(2) reported. */
+LOAM_API int loam_why_alive(const void *obj, int fd);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* LOAM_STATS_H */
