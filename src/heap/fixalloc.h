@@ -30,7 +30,8 @@ void fixalloc_init(struct fixalloc *f, size_t size, _Atomic uint64_t *stat);
 __attribute__((warn_unused_result)) void *fixalloc_alloc(struct fixalloc *f);
 void fixalloc_free(struct fixalloc *f, void *p);
 
-/* Blocks aligned to 16 (to 64 from 64 bytes on). size of metafree: as in metaalloc. p may be NULL. */
+/* Blocks aligned to 16 (to 64 from 64 bytes on). metafree takes the size that was asked for; its p
+ * may be NULL. */
 __attribute__((warn_unused_result)) void *metaalloc(size_t size);
 void metafree(void *p, size_t size);
 

@@ -64,14 +64,14 @@ void pagealloc_fini(struct pagealloc *pa);
 __attribute__((warn_unused_result)) bool pagealloc_grow(struct pagealloc *pa, size_t pn,
                                                         size_t npages);
 
-/* Take the lowest run of npages (at least 1). PAGE_NONE: there is none. *scavenged: how many of them
- * were scavenged; all npages: the memory is zero. */
+/* Take the lowest run of npages (at least 1). PAGE_NONE: there is none. *scavenged: how many of
+ * them were scavenged; all npages: the memory is zero. */
 size_t pagealloc_alloc(struct pagealloc *pa, size_t npages, size_t *scavenged);
 
 /* Give allocated pages back, unscavenged. */
 void pagealloc_free(struct pagealloc *pa, size_t pn, size_t npages);
 
-/* Free pages of one aligned block of 64, taken from the tree at once and handed out without a lock. */
+/* Free pages of one aligned block of 64: taken from the tree at once, handed out without a lock. */
 struct pagecache {
     size_t base_pn;
     uint64_t free;
@@ -102,9 +102,9 @@ ALWAYS_INLINE size_t pagecache_alloc(struct pagecache *c, size_t npages, size_t 
     return c->base_pn + i;
 }
 
-/* Find the highest free unscavenged pages: the top max_pages (whole pages of the system, at least one)
- * of the highest run of them in one chunk. They are marked allocated, so that nobody takes them
- * while they are being discarded. Returns how many, the first in *pn_out; 0: none. */
+/* Find the highest free unscavenged pages: the top max_pages (rounded to whole pages of the system,
+ * at least one) of the highest run of them in one chunk. They are marked allocated, so that nobody
+ * takes them while they are being discarded. Returns how many, the first in *pn_out; 0: none. */
 size_t pagealloc_scavenge(struct pagealloc *pa, size_t max_pages, size_t *pn_out);
 
 /* Allocated pages that were discarded become free and scavenged. */
