@@ -2,7 +2,8 @@
  *
  * This folder is the porting surface. Every call here that can fail is a fault-injection point:
  * os_fail_at (tests only) makes the Nth such call of the process fail as the system would.
- * Nothing here allocates from malloc; nothing here knows of heaps or threads of the library.
+ * Nothing here allocates from malloc, but os_thread_start and os_stack_bounds, inside the C library;
+ * nothing here knows of heaps or threads of the library. errno is kept by whatever cannot fail.
  */
 #ifndef OS_OS_H
 #define OS_OS_H
@@ -19,22 +20,26 @@ size_t os_page_size(void);
 void *os_reserve(size_t bytes, size_t align);
 
 /* Make reserved memory readable and writable; it reads as zero when never used since the reserve
- * or since os_discard. False: refused (ENOMEM), the range is as it was. */
+ * or since os_discard. False: refused (ENOMEM), nothing in the range is lost (parts of it may have
+ * become accessible, if it consisted of several mappings). */
 bool os_commit(void *addr, size_t bytes);
 
 /* Give the pages back; the range stays committed and reads as zero. */
 void os_discard(void *addr, size_t bytes);
 
-/* Undo os_reserve. */
+/* Undo os_reserve or os_map. */
 void os_release(void *addr, size_t bytes);
 
 /* Fresh zeroed committed memory, or NULL. */
 void *os_map(size_t bytes);
 
-/* Lowest address such that [it, high) is mapped without a hole, not below low. */
+/* Lowest address such that [it, high) is mapped without a hole, not below low; high if not even the
+ * last page is. PROT_NONE counts as mapped. Touches nothing; async-signal-safe; some ten system calls
+ * for a stack of 8 MiB. */
 uintptr_t os_mapped_low(uintptr_t low, uintptr_t high);
 
-/* Name a mapping for /proc/self/maps where the kernel can; a hint. */
+/* Name a mapping for /proc/self/maps where the kernel can; a hint. Mappings of different names are
+ * not merged by the kernel: name large ones only. */
 void os_name(void *addr, size_t bytes, const char *name);
 
 /* Soft limit on address space in bytes, or SIZE_MAX. */
@@ -86,7 +91,7 @@ int64_t os_nanotime(void);        /* CLOCK_MONOTONIC */
 int64_t os_walltime(void);        /* CLOCK_REALTIME, ns since 1970 */
 int64_t os_thread_cputime(void);  /* of the calling thread */
 int64_t os_process_cputime(void); /* of the process */
-void os_sleep_ns(int64_t ns);
+void os_sleep_ns(int64_t ns); /* at least so long, signals notwithstanding; no cancellation point */
 
 /* -- threads (thread.c) ----------------------------------------------------------------------- */
 int os_ncpu(void); /* processors this process may use, at least 1 */
@@ -97,50 +102,95 @@ enum os_priority {
     OS_PRIORITY_NORMAL,
     OS_PRIORITY_IDLE, /* runs only where nobody else wants to */
 };
-/* A library thread: all signals blocked, detached, small stack, named. 0 or an errno value. */
+/* A library thread: all signals blocked, detached, small stack, named (15 bytes seen). 0 or an errno
+ * value. Waits until the thread runs; it allocates in the C library, so hold no lock that malloc may
+ * want. */
 int os_thread_start(void (*fn)(void *arg), void *arg, const char *name);
-void os_thread_set_priority(int tid, enum os_priority priority); /* a hint; tid 0: the caller */
+/* A hint; tid 0: the caller. Without CAP_SYS_NICE or RLIMIT_NICE >= 20 the way to IDLE is one-way:
+ * Linux refuses the way back, silently here. */
+void os_thread_set_priority(int tid, enum os_priority priority);
 
 /* Bounds [*low, *high) of the calling thread's native stack. False: unknown. On glibc the high part
- * of a created thread's stack includes its static thread-local storage. */
+ * of a created thread's stack includes its static thread-local storage. For the main thread low is
+ * what RLIMIT_STACK allowed when asked: a bound, not mapped memory. Opens a file for the main thread:
+ * ask once, and not in a handler. */
 bool os_stack_bounds(uintptr_t *low, uintptr_t *high);
 
 /* -- signals (signal.c) ----------------------------------------------------------------------- */
-/* What a handler was given, reduced to what a conservative scan and a restart need. */
-struct os_context;
 typedef void os_signal_fn(int signo, void *siginfo, void *ucontext);
-int os_signal_install(int signo, os_signal_fn *fn, bool *changed); /* keeps the program's old action for os_signal_chain; 0 or errno */
+
+/* Make fn the handler of signo: SA_RESTART, SA_ONSTACK, all signals blocked while it runs. What the
+ * program had there is kept for os_signal_chain. Call it again at leisure (one sigaction query): when
+ * the program has replaced our handler, its new one is remembered, ours goes back, and *changed
+ * (may be NULL) is true, as it is the first time. One caller at a time. 0 or an errno value. */
+int os_signal_install(int signo, os_signal_fn *fn, bool *changed);
+
+/* From our handler: call the program's handler of signo, in its manner; nothing if it has none. A
+ * program's handler that in turn calls ours (which it found installed) is not called a second time.
+ * May not return (siglongjmp). */
 void os_signal_chain(int signo, void *siginfo, void *ucontext);
-bool os_signal_is_ours(const void *siginfo); /* sent by os_tgkill of this process */
+
+/* Sent by tgkill from this process: by os_tgkill, or by a pthread_kill or raise of the program. A
+ * kernel that is out of memory for signals delivers without saying by whom: so a handler answers
+ * what is asked of its thread in any case, and asks this only to decide whether to chain too. */
+bool os_signal_is_ours(const void *siginfo);
+
+/* What a handler was given as its third argument, reduced to what a conservative scan and a restart
+ * need. Vector registers, which may hold the only copy of a pointer, are in the signal's frame on the
+ * stack that the handler runs on: scan that from the handler's own sp, not only from os_context_sp. */
 uintptr_t os_context_sp(const void *ucontext);
 uintptr_t os_context_pc(const void *ucontext);
 void os_context_set_pc(void *ucontext, uintptr_t pc);
 /* The general registers in it: *n words from the result. */
 const uintptr_t *os_context_regs(const void *ucontext, size_t *n);
-/* Bounds of the alternate signal stack if sp lies in it. */
+
+/* Bounds of the alternate signal stack of the calling thread if sp lies in it. One system call. With
+ * SS_AUTODISARM the kernel forgets the stack while a handler runs on it: false then. */
 bool os_altstack_bounds(uintptr_t sp, uintptr_t *low, uintptr_t *high);
 
-/* Call fn(arg, sp) with every callee-saved register spilled at or above sp (spill_*.S). */
+/* Call fn(arg, sp) with every callee-saved register spilled at or above sp (spill.S). */
 void os_call_spilled(void (*fn)(void *arg, uintptr_t sp), void *arg);
 
-/* -- modules and thread-local storage (modules.c) --------------------------------------------- */
-/* Call fn for each writable data range of each loaded module, while none can be unloaded.
+/* -- modules (modules.c) ----------------------------------------------------------------------
+ * All of these but os_stores_restart take the loader's lock, and a dlclose on another thread calls
+ * free while it holds that: so hold no lock that malloc or free of the library may want. */
+
+/* Call fn for each readable and writable data range of each loaded module, while none can be unloaded.
  * fn must not allocate, load or unload. Ranges of the library itself, when it is a module of its
  * own, are left out. */
 void os_each_data_range(void (*fn)(void *arg, uintptr_t start, size_t bytes), void *arg);
 
 /* Restartable store sequences of all modules: a snapshot that os_stores_refresh renews when
- * modules have come or gone (cheap if not). Returns its generation. One caller at a time. */
+ * modules have come or gone (cheap if not). Returns its generation; 0: there was no memory for it, the
+ * old snapshot stays in force, do not rely on it, try again. */
 uint64_t os_stores_refresh(void);
+/* Have modules come or gone since the refresh that returned generation? A handler that ran in between
+ * may have missed a sequence: refresh, and do again what it was meant to protect. */
+bool os_stores_changed(uint64_t generation);
 /* Async-signal-safe: if pc is strictly inside a known sequence, its start; else pc. */
 uintptr_t os_stores_restart(uintptr_t pc);
 
-/* Call fn for each block of thread-local storage of the thread whose thread pointer is tp: static,
- * dynamic, pthread_setspecific values. Async-signal-safe for the calling thread; for another one
- * only while that thread stands still. os_tls_init once per process before. */
+/* Around fork: so that no child inherits the loader's lock from one of our threads, which would never
+ * release it. prepare waits until no thread is in a function above and keeps them out. */
+void os_modules_fork_prepare(void);
+void os_modules_fork_parent(void);
+void os_modules_fork_child(void);
+
+/* -- thread-local storage (tls.c) -------------------------------------------------------------
+ * os_tls_init once per process, before the others; it asks the loader, so not from a handler. */
 void os_tls_init(void);
 uintptr_t os_thread_pointer(void);
-void os_each_tls_range(uintptr_t tp, void (*fn)(void *arg, uintptr_t start, size_t bytes), void *arg);
+
+/* Call fn for each block of thread-local storage of the thread whose thread pointer is tp: static,
+ * dynamic, pthread_setspecific values. Async-signal-safe for the calling thread; for another one
+ * only while that thread stands still. Blocks may overlap the stack (see os_stack_bounds). Where the
+ * C library keeps its secrets (musl; a glibc whose struct pthread is not as expected), the values
+ * of pthread_setspecific are found for the calling thread only. */
+void os_each_tls_range(uintptr_t tp, void (*fn)(void *arg, uintptr_t start, size_t bytes),
+                       void *arg);
+
+/* Bytes of a new thread's stack that its static thread-local storage takes; 0 before os_tls_init. */
+size_t os_tls_static_bytes(void);
 
 /* -- fault injection (fault.c) ---------------------------------------------------------------- */
 /* Tests: countdown to the failing call; 0 off. Set to N: the Nth fallible call from now fails, and,

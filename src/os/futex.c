@@ -1,0 +1,85 @@
+/* futex.c - sleeping on a word, and the mutex made of it.
+ *
+ * Purpose     The only way the library waits for another thread.
+ * Model       Mutex word: 0 free, 1 held, 2 held and perhaps somebody sleeps. Who has slept takes
+ *             the lock as 2, for it cannot know whether others sleep still: at worst one wake too
+ *             many. Source: Drepper, "Futexes Are Tricky", mutex2.
+ * Ordering    lock acquires, unlock releases, through the word; sleeping and waking order nothing.
+ * From Go     runtime/lock_futex.go: as there, a short active spin, then sleep; no passive spin
+ *             by yielding, since the holder is never parked by a scheduler of ours.
+ * Tests       tests/unit/test_os_futex.c
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "os/os.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Of the kernel's interface; <linux/futex.h> is not everywhere. */
+#define OS_FUTEX_WAIT_PRIVATE (0 | 128)
+#define OS_FUTEX_WAKE_PRIVATE (1 | 128)
+
+/* About a microsecond: what the longest critical section of a fast path takes. */
+#define MUTEX_SPINS 60
+
+void os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns)
+{
+    int saved_errno = errno;
+    struct timespec ts = {0, 0};
+    if (ns > 0) {
+        ts.tv_sec = (time_t)(ns / 1000000000);
+        ts.tv_nsec = (long)(ns % 1000000000);
+    }
+    (void)syscall(SYS_futex, word, OS_FUTEX_WAIT_PRIVATE, value, ns < 0 ? NULL : &ts, NULL, 0);
+    errno = saved_errno;
+}
+
+void os_futex_wake(_Atomic uint32_t *word, int count)
+{
+    int saved_errno = errno;
+    (void)syscall(SYS_futex, word, OS_FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+    errno = saved_errno;
+}
+
+/* Processors at the first contention; spinning alone on one is only a delay. */
+static bool mutex_may_spin(void)
+{
+    static _Atomic int ncpu;
+    int n = load_rlx(&ncpu);
+    if (unlikely(n == 0)) {
+        n = os_ncpu();
+        store_rlx(&ncpu, n); /* relaxed: everyone computes the same */
+    }
+    return n > 1;
+}
+
+void mutex_lock_slow(struct mutex *mu)
+{
+    if (mutex_may_spin()) {
+        for (int i = 0; i < MUTEX_SPINS; i++) {
+            /* Only where nobody sleeps: a spinner must not overtake sleepers for ever. */
+            uint32_t word = load_rlx(&mu->word);
+            if (word == 2) {
+                break;
+            }
+            if (word == 0 && mutex_try_lock(mu)) {
+                return;
+            }
+            cpu_relax();
+        }
+    }
+    /* acquire: pairs with mutex_unlock; what the last holder wrote is seen. */
+    while (xchg_acqrel(&mu->word, 2u) != 0) {
+        os_futex_wait(&mu->word, 2, -1);
+    }
+}
+
+void mutex_unlock_slow(struct mutex *mu)
+{
+    os_futex_wake(&mu->word, 1);
+}

@@ -1,0 +1,20 @@
+/* os_internal.h - what the files of src/os share with each other and nobody else. */
+#ifndef OS_OS_INTERNAL_H
+#define OS_OS_INTERNAL_H
+
+#include <link.h>
+#include <stddef.h>
+
+/* tls.c: a module was seen by a walk under modules.c's lock. glibc's own tables tell all that is
+ * needed; elsewhere sizes of thread-local storage are noted. */
+#ifdef __GLIBC__
+static inline void tls_module_seen(const struct dl_phdr_info *info, size_t size)
+{
+    (void)info;
+    (void)size;
+}
+#else
+void tls_module_seen(const struct dl_phdr_info *info, size_t size);
+#endif
+
+#endif

@@ -1,0 +1,231 @@
+/* signal.c - one handler of ours beside the program's, and what a signal's context says.
+ *
+ * Purpose     Install a handler without taking the signal from the program; read and edit contexts.
+ * Model       For each signal number one word remembers the program's action: its handler's address
+ *             with two flags in the top bits, which no user-space code address has. One word, so
+ *             that a handler on any thread reads handler and flags together.
+ * Invariants  [signal.not-ours] the remembered action is never our own handler.
+ * Ordering    signal_previous[signo] is written before sigaction makes our handler reachable; the
+ *             system call orders the two for whoever then runs our handler.
+ * From Go     runtime/signal_unix.go: Go owns its signals and forwards to earlier handlers as here
+ *             (sigfwdgo); a program that comes later than Go and takes the signal keeps it there,
+ *             here the next os_signal_install notices.
+ * Tests       tests/unit/test_os_signal.c
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "os/os.h"
+
+#include "base/check.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define SIGNAL_COUNT 65 /* 1..64 on Linux */
+
+#define ACTION_SIGINFO   (UINT64_C(1) << 63) /* the program's handler takes three arguments */
+#define ACTION_RESETHAND (UINT64_C(1) << 62) /* and is to be called once */
+#define ACTION_HANDLER   (ACTION_RESETHAND - 1)
+
+/* The program's action of each signal. Written by os_signal_install, and by os_signal_chain when a
+ * one-shot handler is used up. */
+static _Atomic uint64_t signal_previous[SIGNAL_COUNT];
+
+static uint64_t signal_pack(const struct sigaction *sa)
+{
+    bool siginfo = (sa->sa_flags & SA_SIGINFO) != 0;
+    uint64_t word = siginfo ? (uintptr_t)sa->sa_sigaction : (uintptr_t)sa->sa_handler;
+    if (sa->sa_handler == SIG_DFL || sa->sa_handler == SIG_IGN) {
+        return 0;
+    }
+    ASSERT((word & ~ACTION_HANDLER) == 0);
+    return word | (siginfo ? ACTION_SIGINFO : 0) |
+           ((unsigned)sa->sa_flags & (unsigned)SA_RESETHAND ? ACTION_RESETHAND : 0);
+}
+
+static bool signal_runs(const struct sigaction *sa, os_signal_fn *fn)
+{
+    return (sa->sa_flags & SA_SIGINFO) != 0 && (uintptr_t)sa->sa_sigaction == (uintptr_t)fn;
+}
+
+int os_signal_install(int signo, os_signal_fn *fn, bool *changed)
+{
+    struct sigaction now;
+    if (changed != NULL) {
+        *changed = false;
+    }
+    if (os_fault()) {
+        return ENOMEM;
+    }
+    if (signo <= 0 || signo >= SIGNAL_COUNT) {
+        return EINVAL;
+    }
+    if (sigaction(signo, NULL, &now) != 0) {
+        return errno;
+    }
+    if (likely(signal_runs(&now, fn))) {
+        return 0;
+    }
+
+    struct sigaction ours;
+    memset(&ours, 0, sizeof(ours));
+    ours.sa_sigaction = (void (*)(int, siginfo_t *, void *))fn;
+    ours.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
+    sigfillset(&ours.sa_mask);
+
+    uint64_t before = load_rlx(&signal_previous[signo]);
+    /* relaxed: sigaction below publishes it, see Ordering. [signal.not-ours] by the test above */
+    store_rlx(&signal_previous[signo], signal_pack(&now));
+    struct sigaction old;
+    if (sigaction(signo, &ours, &old) != 0) {
+        store_rlx(&signal_previous[signo], before);
+        return errno;
+    }
+    if (!signal_runs(&old, fn)) {
+        /* Mostly the same again; another one if the program was just replacing it. */
+        store_rlx(&signal_previous[signo], signal_pack(&old));
+    }
+    if (changed != NULL) {
+        *changed = true;
+    }
+    return 0;
+}
+
+/* A program's handler that was installed over ours may call ours for what is not its own; ours, back
+ * on top, would chain to it again, without end. So chaining leaves a mark in the siginfo, in the last
+ * word of its 128 bytes, which no kind of signal uses. */
+struct chain_mark {
+    uintptr_t word;
+};
+_Static_assert(sizeof(siginfo_t) == 128, "the kernel's siginfo");
+
+#define CHAIN_MARK UINT64_C(0x6c6f616d63686169)
+
+static struct chain_mark chain_mark_get(const void *siginfo)
+{
+    struct chain_mark mark;
+    memcpy(&mark, (const char *)siginfo + sizeof(siginfo_t) - sizeof(mark), sizeof(mark));
+    return mark;
+}
+
+static void chain_mark_set(void *siginfo, struct chain_mark mark)
+{
+    memcpy((char *)siginfo + sizeof(siginfo_t) - sizeof(mark), &mark, sizeof(mark));
+}
+
+void os_signal_chain(int signo, void *siginfo, void *ucontext)
+{
+    if (signo <= 0 || signo >= SIGNAL_COUNT || siginfo == NULL) {
+        return;
+    }
+    uint64_t action = load_rlx(&signal_previous[signo]); /* relaxed: see Ordering */
+    if (action == 0) {
+        return;
+    }
+    struct chain_mark ours = {(uintptr_t)siginfo ^ (uintptr_t)CHAIN_MARK};
+    struct chain_mark old = chain_mark_get(siginfo);
+    if (old.word == ours.word) {
+        return;
+    }
+    if ((action & ACTION_RESETHAND) != 0 && !cas_rlx(&signal_previous[signo], &action, 0)) {
+        return; /* relaxed: only one thread gets it. Another did. */
+    }
+    chain_mark_set(siginfo, ours);
+    uintptr_t handler = (uintptr_t)(action & ACTION_HANDLER);
+    if ((action & ACTION_SIGINFO) != 0) {
+        ((os_signal_fn *)handler)(signo, siginfo, ucontext);
+    } else {
+        ((void (*)(int))handler)(signo);
+    }
+    chain_mark_set(siginfo, old);
+}
+
+bool os_signal_is_ours(const void *siginfo)
+{
+    const siginfo_t *si = siginfo;
+    /* getpid is a short system call; a copy of it would be wrong after vfork and clone. */
+    return si->si_code == SI_TKILL && si->si_pid == getpid();
+}
+
+#if defined(__x86_64__)
+
+/* r8-r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp; then rip and what is no general register. */
+_Static_assert(REG_R8 == 0 && REG_RSP == 15 && REG_RIP == 16, "order of gregs");
+#define CONTEXT_REGS 16
+
+uintptr_t os_context_sp(const void *ucontext)
+{
+    const ucontext_t *uc = ucontext;
+    return (uintptr_t)uc->uc_mcontext.gregs[REG_RSP];
+}
+
+uintptr_t os_context_pc(const void *ucontext)
+{
+    const ucontext_t *uc = ucontext;
+    return (uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
+}
+
+void os_context_set_pc(void *ucontext, uintptr_t pc)
+{
+    ucontext_t *uc = ucontext;
+    uc->uc_mcontext.gregs[REG_RIP] = (greg_t)pc;
+}
+
+const uintptr_t *os_context_regs(const void *ucontext, size_t *n)
+{
+    const ucontext_t *uc = ucontext;
+    *n = CONTEXT_REGS;
+    return (const uintptr_t *)(const void *)uc->uc_mcontext.gregs;
+}
+
+#elif defined(__aarch64__)
+
+#define CONTEXT_REGS 31 /* x0-x30 */
+
+uintptr_t os_context_sp(const void *ucontext)
+{
+    const ucontext_t *uc = ucontext;
+    return (uintptr_t)uc->uc_mcontext.sp;
+}
+
+uintptr_t os_context_pc(const void *ucontext)
+{
+    const ucontext_t *uc = ucontext;
+    return (uintptr_t)uc->uc_mcontext.pc;
+}
+
+void os_context_set_pc(void *ucontext, uintptr_t pc)
+{
+    ucontext_t *uc = ucontext;
+    uc->uc_mcontext.pc = pc;
+}
+
+const uintptr_t *os_context_regs(const void *ucontext, size_t *n)
+{
+    const ucontext_t *uc = ucontext;
+    *n = CONTEXT_REGS;
+    return (const uintptr_t *)(const void *)uc->uc_mcontext.regs;
+}
+
+#else
+#error "contexts are known for x86-64 and aarch64"
+#endif
+
+bool os_altstack_bounds(uintptr_t sp, uintptr_t *low, uintptr_t *high)
+{
+    stack_t ss;
+    if (sigaltstack(NULL, &ss) != 0 || (ss.ss_flags & SS_DISABLE) != 0) {
+        return false;
+    }
+    uintptr_t base = (uintptr_t)ss.ss_sp;
+    if (sp - base >= ss.ss_size) {
+        return false;
+    }
+    *low = base;
+    *high = base + ss.ss_size;
+    return true;
+}

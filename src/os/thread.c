@@ -1,0 +1,170 @@
+/* thread.c - processors, and the library's own threads.
+ *
+ * Purpose     Start background threads that disturb nobody; bounds of a native stack.
+ * Model       os_thread_start hands its arguments over on its own stack and waits for the thread to
+ *             take them: nothing is allocated but by pthread_create itself.
+ * Locking     none. os_thread_start and os_stack_bounds allocate inside the C library: call them
+ *             with no lock held that an allocator of ours takes.
+ * Tests       tests/unit/test_os_signal.c (threads and their masks), test_os_futex.c
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "os/os.h"
+
+#include "base/bits.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SCHED_IDLE
+#define SCHED_IDLE 5
+#endif
+
+#define THREAD_STACK      KIB(256)
+#define THREAD_STACK_MOST MIB(64) /* what a program with much thread-local storage may need */
+#define THREAD_NAME_SIZE  16      /* the kernel's, with the zero */
+#define AFFINITY_WORDS    128     /* 8192 processors, the most that Linux is built for */
+
+int os_ncpu(void)
+{
+    /* The kernel's mask may be larger than cpu_set_t: straight to the system call, which answers
+     * how many bytes it wrote. */
+    unsigned long mask[AFFINITY_WORDS];
+    int saved_errno = errno;
+    long bytes = syscall(SYS_sched_getaffinity, 0, sizeof(mask), mask);
+    long n = 0;
+    for (size_t i = 0; bytes > 0 && i < (size_t)bytes / sizeof(mask[0]); i++) {
+        n += (long)popcount64(mask[i]);
+    }
+    if (n <= 0) {
+        n = sysconf(_SC_NPROCESSORS_ONLN);
+    }
+    errno = saved_errno;
+    return n > 0 ? (int)n : 1;
+}
+
+int os_gettid(void)
+{
+    return (int)syscall(SYS_gettid);
+}
+
+int os_tgkill(int tid, int signo)
+{
+    if (os_fault()) {
+        return EAGAIN;
+    }
+    int saved_errno = errno;
+    int err = syscall(SYS_tgkill, getpid(), tid, signo) == 0 ? 0 : errno;
+    errno = saved_errno;
+    return err;
+}
+
+struct thread_start {
+    void (*fn)(void *arg);
+    void *arg;
+    char name[THREAD_NAME_SIZE];
+    _Atomic uint32_t taken; /* 1: the new thread has its copy, the starter may go */
+};
+
+static void *thread_main(void *p)
+{
+    struct thread_start *start = p;
+    void (*fn)(void *) = start->fn;
+    void *arg = start->arg;
+    (void)prctl(PR_SET_NAME, start->name);
+    store_rel(&start->taken,
+              1u); /* release: our reads of *start are done. Pairs with os_thread_start */
+    /* The starter may have gone already: a wake of a word nobody sleeps on is harmless. */
+    os_futex_wake(&start->taken, 1);
+    fn(arg);
+    return NULL;
+}
+
+/* pthread_create, with a stack large enough for the thread-local storage that glibc puts on it. */
+static int thread_create(struct thread_start *start)
+{
+    pthread_attr_t attr;
+    int err = pthread_attr_init(&attr);
+    if (err != 0) {
+        return err;
+    }
+    size_t stack = THREAD_STACK + (size_t)PTHREAD_STACK_MIN + os_tls_static_bytes();
+    stack = align_up(stack, os_page_size());
+    (void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    do {
+        pthread_t thread;
+        err = pthread_attr_setstacksize(&attr, stack);
+        if (err == 0) {
+            err = pthread_create(&thread, &attr, thread_main, start);
+        }
+        stack *= 2;
+    } while (err == EINVAL && stack <= THREAD_STACK_MOST);
+    (void)pthread_attr_destroy(&attr);
+    return err;
+}
+
+int os_thread_start(void (*fn)(void *arg), void *arg, const char *name)
+{
+    if (os_fault()) {
+        return EAGAIN;
+    }
+    struct thread_start start = {.fn = fn, .arg = arg};
+    strncpy(start.name, name, sizeof(start.name) - 1);
+
+    sigset_t all;
+    sigset_t old;
+    sigfillset(&all);
+    int err = pthread_sigmask(SIG_SETMASK, &all, &old); /* the new thread inherits it */
+    if (err != 0) {
+        return err;
+    }
+    err = thread_create(&start);
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (err != 0) {
+        return err;
+    }
+    /* acquire: pairs with thread_main; it reads *start no more. */
+    while (load_acq(&start.taken) == 0) {
+        os_futex_wait(&start.taken, 0, -1);
+    }
+    return 0;
+}
+
+void os_thread_set_priority(int tid, enum os_priority priority)
+{
+    int saved_errno = errno;
+    struct sched_param param = {.sched_priority = 0};
+    int policy = priority == OS_PRIORITY_IDLE ? SCHED_IDLE : SCHED_OTHER;
+    /* By number: musl has no sched_setscheduler. */
+    if (syscall(SYS_sched_setscheduler, tid, policy, &param) != 0 && priority == OS_PRIORITY_IDLE) {
+        (void)setpriority(PRIO_PROCESS, (id_t)tid, 19);
+    }
+    errno = saved_errno;
+}
+
+bool os_stack_bounds(uintptr_t *low, uintptr_t *high)
+{
+    pthread_attr_t attr;
+    if (os_fault() || pthread_getattr_np(pthread_self(), &attr) != 0) {
+        return false;
+    }
+    void *base = NULL;
+    size_t bytes = 0;
+    int err = pthread_attr_getstack(&attr, &base, &bytes);
+    (void)pthread_attr_destroy(&attr);
+    if (err != 0 || base == NULL || bytes == 0) {
+        return false;
+    }
+    *low = (uintptr_t)base;
+    *high = (uintptr_t)base + bytes;
+    return true;
+}
