@@ -10,26 +10,30 @@
  *
  *     cc prog.c $(pkg-config --cflags --libs loam)
  *
- * The collector is concurrent: it marks while the program runs and never stops it. A program keeps four rules.
+ * The collector is concurrent: it marks while the program runs and never stops it. A program keeps
+ * four rules.
  *
- *  1. Nothing has to be initialised. The first allocation on a thread attaches that thread; one that only holds
- *     pointers calls loam_attach(). A pointer handed to a new thread is held by nothing until that thread has
- *     attached, nor one that it returns until the join: pin it (loam_pin).
- *  2. Locals, __thread variables and pthread_setspecific values are ordinary C: read and write them freely. A
- *     pointer to an object's start or into its middle keeps it alive; one past its end does not.
- *  3. A pointer stored anywhere else (a heap object, fresh ones too, a global, a static, a registered root) is
- *     stored with LOAM_SET or one of its kin: the write barrier. Loads need nothing. `*p = s`, memcpy, qsort and
- *     std::swap over heap pointers are stores without it: use loam_copy (sort a copy in plain memory; the array
- *     itself keeps its elements alive meanwhile).
- *  4. Integers in noscan memory, files and memory from plain malloc are not searched for pointers, unless registered.
+ *  1. Nothing has to be initialised. The first allocation on a thread attaches that thread; one
+ *     that only holds pointers calls loam_attach(). A pointer handed to a new thread is held by
+ *     nothing until that thread has attached, nor one that it returns until the join: pin it
+ *     (loam_pin).
+ *  2. Locals, __thread variables and pthread_setspecific values are ordinary C: read and write them
+ *     freely. A pointer to an object's start or into its middle keeps it alive; one past its end
+ *     does not.
+ *  3. A pointer stored anywhere else (a heap object, fresh ones too, a global, a static, a
+ *     registered root) is stored with LOAM_SET or one of its kin: the write barrier. Loads need
+ *     nothing. `*p = s`, memcpy, qsort and std::swap over heap pointers are stores without it: use
+ *     loam_copy (sort a copy in plain memory; the array itself keeps its elements alive meanwhile).
+ *  4. Integers in noscan memory, files and memory from plain malloc are not searched for pointers,
+ *     unless registered.
  *
- * GODEBUG=gccheckmark=1 finds the store that breaks rule 3, and a field that its type does not list.
- * GODEBUG=gcstoptheworld=1 needs no rule 3, so that a program can be moved over step by step.
+ * GODEBUG=gccheckmark=1 finds the store that breaks rule 3, and a field that its type does not
+ * list. GODEBUG=gcstoptheworld=1 needs no rule 3, so that a program can be moved over step by step.
  *
- * Below: Types, Memory, Stores, Roots and threads, Collection, Ends of objects; last, how the macros are built.
- * Unless it is said otherwise: any thread may call any function at any time, and so may a signal handler allocate
- * and store; sizes are bytes; no argument may be NULL; a function that can fail says how, and sets errno.
- * In C++ the same: overloads of LOAM_SET and LOAM_TYPEOF are at the end. Include it where it likes, extern "C" too.
+ * Below: Types, Memory, Stores, Roots and threads, Collection, Ends of objects; last, how the
+ * macros are built. Unless it is said otherwise: any thread may call any function at any time, and
+ * a signal handler may allocate and store; sizes are bytes; no argument may be NULL; a function
+ * that can fail says how, and sets errno. C99 and later, C++17 and later; gcc and clang.
  */
 #ifndef LOAM_H
 #define LOAM_H
@@ -41,6 +45,7 @@
 #define LOAM_VERSION "0.1.0"
 
 #define LOAM_API __attribute__((__visibility__("default")))
+#define LOAM_NOTHROW_ __attribute__((__nothrow__))
 
 #ifdef __cplusplus
 extern "C" {
@@ -49,31 +54,34 @@ extern "C" {
 /* The version of the library that runs, as LOAM_VERSION is that of the header. A static string. */
 LOAM_API const char *loam_version(void);
 
-/* ---- Types ----------------------------------------------------------------------------------------------------
+/* ---- Types --------------------------------------------------------------------------------------
  *
- * A type tells the marker which words of an object hold pointers. At file scope (in C++: in T's namespace), once
- * per type and translation unit, so a header may hold it:
+ * A type tells the marker which words of an object hold pointers. At file scope (in C++: in T's
+ * namespace), once per type and translation unit, so a header may hold it:
  *
  *     LOAM_TYPE(node, left, right, name);          the fields that hold pointers, 1 to 64
  *     LOAM_TYPE_NOSCAN(pixel);                     no pointers at all
- *     LOAM_TYPE_FLEX(vec, items, meta, name);      the flexible tail first, then the head's fields, if any
+ *     LOAM_TYPE_FLEX(vec, items, meta, name);      the flexible tail first, then the head's fields
  *     LOAM_TYPE_SCANNED(value, value_scan);        the program finds the pointers itself
  *
- * T is one identifier (`typedef struct node node;` first) and complete; its alignment is at most 16. A field is
- * anything made of whole aligned words: a pointer, uintptr_t, _Atomic(T *), a union, a struct, an array of these,
- * `pos.next`. A word that is no heap address is ignored, so low tag bits and integers do no harm. What is not listed
- * is not searched. A flexible tail is searched if its elements are whole aligned words: `void *items[]` is,
- * `char data[]` is not. What cannot work does not compile.
+ * T is one identifier (`typedef struct node node;` first) and complete; its alignment is at most
+ * 16. A field is anything made of whole aligned words: a pointer, uintptr_t, _Atomic(T *), a union,
+ * a struct, an array of these, `pos.next`. A word that is no heap address is ignored, so low tag
+ * bits and integers do no harm. What is not listed is not searched. A flexible tail is searched if
+ * its elements are whole aligned words: `void *items[]` is, `char data[]` is not; the head may have
+ * no fields. What cannot work does not compile. Only a static inline function in C may use them.
  *
- * Descriptors of equal content are one type, copied at first use: a library that declares them may be unloaded.
+ * Descriptors of equal content are one type, copied at first use: a library that declares them may
+ * be unloaded.
  *
- * value_scan(const value *obj, size_t bytes, loam_marker *m) calls loam_mark(m, p) for each pointer. It runs on the
- * collector's threads while the program writes, may see zeroed or half-written objects, and calls nothing else.
- * `bytes` is whole elements: large arrays come in pieces.
+ * value_scan(const value *obj, size_t bytes, loam_marker *m) calls loam_mark(m, p) for each
+ * pointer. It runs on the collector's threads while the program writes, may see zeroed or
+ * half-written objects, and calls nothing else. `bytes` is whole elements: large arrays come in
+ * pieces.
  */
 #define LOAM_TYPE(T, ...) LOAM_TYPE_(T, #__VA_ARGS__, __VA_ARGS__)
 #define LOAM_TYPE_NOSCAN(T) LOAM_TYPE_NOSCAN_(T)
-#define LOAM_TYPE_FLEX(T, ...) LOAM_TYPE_FLEX_(T, #__VA_ARGS__, __VA_ARGS__, ) /* (T, tail, head fields...) */
+#define LOAM_TYPE_FLEX(T, ...) LOAM_TYPE_FLEX_(T, #__VA_ARGS__, __VA_ARGS__, )
 #define LOAM_TYPE_SCANNED(T, fn) LOAM_TYPE_SCANNED_(T, fn)
 
 typedef struct loam_type loam_type;
@@ -86,110 +94,117 @@ typedef struct loam_field {
 } loam_field;
 
 enum {
-    LOAM_TYPE_IS_NOSCAN = 1,      /* no pointers; fields is NULL */
-    LOAM_TYPE_IS_FLEX = 2,        /* has a flexible tail: made by loam_new_flex */
-    LOAM_TYPE_IS_SCANNED = 4,     /* scan finds the pointers; fields is NULL */
+    LOAM_TYPE_IS_NOSCAN = 1,       /* no pointers; fields is NULL */
+    LOAM_TYPE_IS_FLEX = 2,         /* has a flexible tail: loam_new_flex */
+    LOAM_TYPE_IS_SCANNED = 4,      /* scan finds the pointers; fields is NULL */
     LOAM_TYPE_TAIL_IS_POINTERS = 8 /* every word of the tail may hold a pointer */
 };
 
-/* What the LOAM_TYPE macros fill in. Programs only pass its address. */
+/* What the LOAM_TYPE macros fill in; programs only pass its address. The library reads it once, at
+ * its first use, and writes `interned`. The layout is ABI. */
 struct loam_type {
     const char *name;
-    const char *field_names;  /* "left, right, pos.next"; of a flex type the tail's name comes first; else "" */
-    size_t size;              /* bytes; of a flex type sizeof(T), without the tail */
+    const char *field_names;  /* "left, right, pos.next"; with a tail its name first; else "" */
+    size_t size;              /* bytes: sizeof(T). With a tail an object has as many as reach the
+                                end of its last element, and at least these */
     size_t align;             /* bytes; at most 16 */
-    const loam_field *fields; /* in the order of field_names, the tail left out */
+    const loam_field *fields; /* in field_names' order, without the tail */
     uint32_t nfields;
     uint32_t flags;     /* LOAM_TYPE_IS_... */
-    size_t tail_offset; /* bytes; flex only, else 0 */
-    size_t tail_size;   /* bytes of one element of the tail; flex only, else 0 */
-    void (*scan)(const void *obj, size_t bytes, loam_marker *m); /* scanned only, else NULL */
-    void *interned; /* the library's own copy; written by it at first use, NULL before */
+    size_t tail_offset; /* bytes; with a tail, else 0 */
+    size_t tail_size;   /* bytes of an element of the tail; with a tail, else 0 */
+    void (*scan)(const void *obj, size_t bytes, loam_marker *m); /* if scanned, else NULL */
+    void *interned; /* the library's own copy, or NULL; atomic, the library's alone */
 };
 
 /* The descriptor of a declared type: a const loam_type *. */
 #define LOAM_TYPEOF(T) LOAM_TYPEOF_(T)
 
-/* A type known only at run time: `size` bytes, pointers in the words at the n byte `offsets` (ascending or not,
- * multiples of the word; n == 0: noscan). Name and offsets are copied. The type lives as long as the process; equal
- * content gives the same one. NULL: EINVAL (an offset outside or unaligned, size 0), ENOMEM. */
-LOAM_API const loam_type *loam_type_make(const char *name, size_t size, const size_t offsets[], size_t n);
+/* A type known only at run time: `size` bytes, pointers in the words at the n byte `offsets`
+ * (ascending or not, multiples of the word; n == 0: noscan). Name and offsets are copied. The type
+ * lives as long as the process; equal content gives the same one. NULL: EINVAL (an offset outside
+ * or unaligned, size 0), ENOMEM. */
+LOAM_API const loam_type *loam_type_make(const char *name, size_t size, const size_t offsets[],
+                                         size_t n);
 
 /* Marks what p points to, or ignores p if that is no object. Only from within a scan function. */
 LOAM_API void loam_mark(loam_marker *m, const void *p);
 
-/* Only the bits of mask make an address, in words on stacks, in fields and in stores: NaN boxing, tags in high bits.
- * (Low bits need no mask: a pointer into the middle of an object is one.) Before the first allocation.
- * 0, or -1: EBUSY (too late), EINVAL (a mask that cuts heap addresses). */
+/* Only the bits of mask make an address, in words on stacks, in fields and in stores: NaN boxing,
+ * tags in high bits. (Low bits need no mask: a pointer into the middle of an object is one.) Before
+ * the first allocation. 0, or -1: EBUSY (too late), EINVAL (a mask that cuts heap addresses). */
 LOAM_API int loam_set_pointer_mask(uintptr_t mask);
 
-/* ---- Memory ---------------------------------------------------------------------------------------------------
+/* ---- Memory -------------------------------------------------------------------------------------
  *
- * Go's hierarchy: a thread's mcache serves small sizes without a lock from 68 size classes, mcentral and mheap
- * refill it (runtime/malloc.go). All memory is zeroed. Untyped memory is aligned to 16 from 16 bytes on, to 8 below;
- * typed memory as its type needs. The collector owns it; nobody needs to free it.
+ * Go's hierarchy: a thread's mcache serves small sizes without a lock from 68 size classes,
+ * mcentral and mheap refill it (runtime/malloc.go). All memory is zeroed. Untyped memory is aligned
+ * to 16 from 16 bytes on, to 8 below; typed memory as its type needs. The collector owns it; nobody
+ * needs to free it.
  *
- * A size of 0 gives a valid pointer. A size that overflows, or memory that an emergency collection could not find,
- * gives NULL and ENOMEM, and the heap goes on working.
+ * A size of 0 gives a valid pointer. A size that overflows, or memory that an emergency collection
+ * could not find, gives NULL and ENOMEM, and the heap goes on working.
  */
-LOAM_API void *loam_alloc(size_t bytes)        /* every word may hold a pointer */
+LOAM_API void *loam_alloc(size_t bytes) /* every word may hold a pointer */
     __attribute__((__malloc__, __alloc_size__(1)));
 LOAM_API void *loam_alloc_noscan(size_t bytes) /* never searched for pointers */
     __attribute__((__malloc__, __alloc_size__(1)));
 
-/* Objects of declared types: the forms to use. Each gives its T * (LOAM_NEW_POINTERS its T **), or NULL and ENOMEM.
- * Each argument is evaluated once. T of LOAM_NEW_POINTERS need not be declared, nor complete. */
+/* Objects of declared types: the forms to use. Each gives its T * (LOAM_NEW_POINTERS its T **), or
+ * NULL and ENOMEM. Each argument is evaluated once. T of LOAM_NEW_POINTERS need not be declared,
+ * nor complete. */
 #define LOAM_NEW(T) LOAM_CAST_(T *, loam_new(LOAM_TYPEOF(T), 1))
 #define LOAM_NEW_ARRAY(T, count) LOAM_CAST_(T *, loam_new(LOAM_TYPEOF(T), count))
 #define LOAM_NEW_POINTERS(T, count) LOAM_CAST_(T **, loam_alloc(loam_pointer_bytes_(count)))
 #define LOAM_NEW_FLEX(T, count) LOAM_CAST_(T *, loam_new_flex(LOAM_TYPEOF(T), count))
 
-/* What LOAM_NEW... call. `count` elements of `type`, or one head with `count` elements of its flexible tail.
- * EINVAL: loam_new_flex of a type without a tail. */
+/* What LOAM_NEW... call. `count` elements of `type`, or one head with `count` elements of its
+ * flexible tail. EINVAL: loam_new_flex of a type without a tail. */
 LOAM_API void *loam_new(const loam_type *type, size_t count) __attribute__((__malloc__));
 LOAM_API void *loam_new_flex(const loam_type *type, size_t count) __attribute__((__malloc__));
 
-/* count single objects at once into out[], which is memory of the calling thread's stack (plain stores). Gives how
- * many came: fewer than count means ENOMEM. */
+/* count single objects at once into out[], which is memory of the calling thread's stack (plain
+ * stores). Gives how many came: fewer than count means ENOMEM. */
 LOAM_API size_t loam_new_batch(const loam_type *type, size_t count, void *out[]);
 
-/* p's object with a new size: contents kept up to the smaller size, type and scan kind too, new bytes zeroed, the old
- * block freed if it moved. p NULL: loam_alloc(bytes). NULL and ENOMEM: p is as it was. */
+/* p's object with a new size: contents kept up to the smaller size, type and scan kind too, new
+ * bytes zeroed, the old block freed if it moved. p NULL: loam_alloc(bytes). NULL and ENOMEM: p is
+ * as it was. */
 LOAM_API void *loam_realloc(void *p, size_t bytes);
 
-/* Optional, for the moment when no pointer to p is left on any thread. What p points to is treated as by loam_clear.
- * NULL is fine; what is no object's start ends the program with a message. */
+/* Optional, for the moment when no pointer to p is left on any thread. What p points to is treated
+ * as by loam_clear. NULL is fine; what is no object's start ends the program with a message. */
 LOAM_API void loam_free(void *p);
 
 /* Bytes that may be used at p, the start of an object: at least what was asked for. NULL: 0. */
 LOAM_API size_t loam_usable_size(const void *p);
 
-/* The start of the object around p; NULL outside the heap or in a free slot. Any value may be asked. */
+/* The start of the object around p; NULL outside the heap or in a free slot. Any value will do. */
 LOAM_API void *loam_base(const void *p);
 
 /* A noscan copy of s. NULL and ENOMEM. */
 LOAM_API char *loam_strdup(const char *s) __attribute__((__malloc__));
 
-/* fn(arg) is called before an allocation gives NULL, on the allocating thread, no lock held; it may longjmp or throw,
- * and may allocate. Replaces the last one; fn NULL: none. arg is a root while it is set. */
+/* fn(arg) is called before an allocation gives NULL, on the allocating thread, no lock held; it may
+ * longjmp or throw, and may allocate. Replaces the last one; fn NULL: none. arg is a root while it
+ * is set. */
 LOAM_API void loam_set_oom_handler(void (*fn)(void *arg), void *arg);
 
-/* ---- Stores ---------------------------------------------------------------------------------------------------
+/* ---- Stores -------------------------------------------------------------------------------------
  *
- * Go's hybrid write barrier (Yuasa's deletion with Dijkstra's insertion; proposal 17503, runtime/mbarrier.go): while
- * a cycle marks, the overwritten pointer and the new one are shaded. Otherwise it costs one load and one branch.
- * All of these run for NULL too: what is overwritten counts. They work on every memory, also outside the heap.
+ * Go's hybrid write barrier (Yuasa's deletion with Dijkstra's insertion; proposal 17503,
+ * runtime/mbarrier.go): while a cycle marks, the overwritten pointer and the new one are shaded.
+ * Otherwise it costs one load and one branch. All of these run for NULL too: what is overwritten
+ * counts. They work on every memory, also outside the heap.
  *
  *     LOAM_SET(n->left, child)
  *
- * An expression with the value stored. The compiler checks the types as for `n->left = child`; each argument is
- * evaluated once; the lvalue may be volatile, _Atomic, a uintptr_t; no bit-field. It is a release store: what was
- * written into the object before is visible to whoever loads the pointer. A plain load that races with it sees the
- * old or the new pointer.
+ * An expression with the value stored. The compiler checks the types as for `n->left = child`; each
+ * argument is evaluated once; the lvalue may be volatile, _Atomic, a uintptr_t; no bit-field. It is
+ * a release store: what was written into the object before is visible to whoever loads the pointer.
+ * A plain load that races with it sees the old or the new pointer.
  */
 #define LOAM_SET(lvalue, value) LOAM_SET_(lvalue, value)
-
-#define LOAM_NOTHROW_ __attribute__((__nothrow__))
 
 /* LOAM_SET without the types: *(void **)slot = value. slot is word-aligned. */
 LOAM_API void loam_store(void *slot, const void *value) LOAM_NOTHROW_;
@@ -197,108 +212,122 @@ LOAM_API void loam_store(void *slot, const void *value) LOAM_NOTHROW_;
 /* Stores value and gives the old one, atomically, sequentially consistent. */
 LOAM_API void *loam_exchange(void *slot, const void *value) LOAM_NOTHROW_;
 
-/* As atomic_compare_exchange_strong on pointers, sequentially consistent. `expected` is the address of a pointer of
- * any type in ordinary memory; it takes what was found if that was another. */
+/* As atomic_compare_exchange_strong on pointers, sequentially consistent. `expected` is the address
+ * of a pointer of any type in ordinary memory; it takes what was found if that was another. */
 LOAM_API bool loam_compare_exchange(void *slot, void *expected, const void *desired) LOAM_NOTHROW_;
 
-/* memmove with the barrier: regions may overlap, whole aligned words are never torn. Release as LOAM_SET. */
+/* memmove with the barrier: regions may overlap, whole aligned words are never torn. Release as
+ * LOAM_SET. */
 LOAM_API void loam_copy(void *dst, const void *src, size_t bytes) LOAM_NOTHROW_;
 
 /* memset to 0 with the barrier. */
 LOAM_API void loam_clear(void *dst, size_t bytes) LOAM_NOTHROW_;
 
-/* Stores a word that no mask decodes: the program names the target that is overwritten and the new one (or NULL).
- * Plain stores of others into the same slot must not race with it: `old` would be wrong. */
-LOAM_API void loam_store_as(void *slot, uintptr_t word, const void *old, const void *now) LOAM_NOTHROW_;
+/* Stores a word that no mask decodes: the program names the target that is overwritten and the new
+ * one (or NULL). Plain stores of others into the same slot must not race with it: `old` would be
+ * wrong. */
+LOAM_API void loam_store_as(void *slot, uintptr_t word, const void *old,
+                            const void *now) LOAM_NOTHROW_;
 
-/* ---- Roots and threads ----------------------------------------------------------------------------------------
+/* ---- Roots and threads --------------------------------------------------------------------------
  *
- * Roots without being asked: the writable data of the program and of every loaded library (also after dlopen, until
- * dlclose), each attached thread's stack, registers and thread-local storage. The rest is registered here.
+ * Roots without being asked: the writable data of the program and of every loaded library (also
+ * after dlopen, until dlclose), each attached thread's stack, registers and thread-local storage.
+ * The rest is registered here.
  *
- * Threads need not poll: one that computes without calling anything is reached by a signal (SIGURG), one blocked in a
- * system call neither holds a collection up nor sees EINTR where SA_RESTART can prevent it. fork works: the child has
- * a working heap.
+ * Threads need not poll: one that computes without calling anything is reached by a signal
+ * (SIGURG), one blocked in a system call neither holds a collection up nor sees EINTR where
+ * SA_RESTART can prevent it. fork works: the child has a working heap.
  */
 
-/* Searches [start, start + bytes) too. Stores into it obey rule 3. The memory stays the program's and must stay mapped
- * until it is removed. 0, or -1: EINVAL (wraps, or overlaps another), ENOMEM. */
+/* Searches [start, start + bytes) too. Stores into it obey rule 3. The memory stays the program's
+ * and must stay mapped until it is removed. 0, or -1: EINVAL (NULL, or wraps), ENOMEM. */
 LOAM_API int loam_add_roots(void *start, size_t bytes);
 
-/* Exactly what an add gave; what it points to is treated as by loam_clear. 0, or -1: EINVAL (no such range). */
+/* Exactly what an add gave; what it points to is treated as by loam_clear. 0, or -1: EINVAL (no
+ * such range). */
 LOAM_API int loam_remove_roots(void *start, size_t bytes);
 
-/* Keeps p's object alive wherever the pointer is kept, until as many unpins (Go: runtime.Pinner). p may point into the
- * middle; p outside the heap is not an error. Gives p, or NULL and ENOMEM. */
+/* Keeps p's object alive wherever the pointer is kept, until as many unpins (Go: runtime.Pinner). p
+ * may point into the middle; p outside the heap is not an error. Gives p, or NULL and ENOMEM. */
 LOAM_API void *loam_pin(void *p);
 LOAM_API void loam_unpin(void *p);
 
-/* A loam_stack is memory that is searched together with the calling thread's own stack, so that plain stores into it
- * need no LOAM_SET: an interpreter's value stack, a worklist, a coroutine's stack. `top` is where the program keeps the
- * live end (raise it before writing above it), or NULL: all of it is live. NULL: EINVAL, ENOMEM. */
+/* A loam_stack is memory that is searched together with the calling thread's own stack, so that
+ * plain stores into it need no LOAM_SET: an interpreter's value stack, a worklist, a coroutine's
+ * stack. `top` is where the program keeps the live end (raise it before writing above it), or NULL:
+ * all of it is live. NULL: EINVAL, ENOMEM. */
 typedef struct loam_stack loam_stack;
 LOAM_API loam_stack *loam_stack_add(void *start, size_t bytes, void *const *top);
 
-/* What part of a parked stack is live, from now on instead of `top` (live NULL: `top` again). The stack belongs to the
- * thread that calls it; nobody else may be writing to it. 0, or -1: EINVAL (outside the stack). */
+/* Which part of a parked stack is live, from now on instead of `top` (live NULL: `top` again). The
+ * stack belongs to the thread that called this last; nobody else may be writing to it. 0, or -1:
+ * EINVAL (outside the stack). */
 LOAM_API int loam_stack_set(loam_stack *s, void *live, size_t bytes);
 LOAM_API void loam_stack_remove(loam_stack *s);
 
-/* The calling thread's stack, registers and thread-local storage are roots from here on. Allocating attaches, too;
- * attaching twice is harmless. 0, or -1: ENOMEM, EAGAIN. */
+/* The calling thread's stack, registers and thread-local storage are roots from here on. Allocating
+ * attaches, too; attaching twice is harmless. 0, or -1: ENOMEM, EAGAIN. */
 LOAM_API int loam_attach(void);
 
-/* The opposite; automatic at thread exit. The thread holds no heap pointers afterwards, until it attaches again. */
+/* The opposite; automatic at thread exit. The thread holds no heap pointers afterwards, until it
+ * attaches again. */
 LOAM_API void loam_detach(void);
 
-/* Optional, around a long wait or computation that touches no heap memory: the collector answers for the thread
- * instead of signalling it. They nest. What the thread holds in between stays alive. */
+/* Optional, around a long wait or computation that touches no heap memory: the collector answers
+ * for the thread instead of signalling it. They nest. What the thread holds stays alive. */
 LOAM_API void loam_enter_blocking(void);
 LOAM_API void loam_exit_blocking(void);
 
-/* The signal that reaches running threads; SIGURG unless set, as in Go. Before the first allocation. A handler that the
- * program has or installs for it is called for signals that are not the library's only if it was there first.
- * 0, or -1: EBUSY (too late), EINVAL (no signal that can be caught). */
+/* The signal that reaches running threads; SIGURG unless set, as in Go. Before the first
+ * allocation. The program leaves it alone: unblocked, its handler in place. 0, or -1: EBUSY (too
+ * late), EINVAL (no signal that can be caught). */
 LOAM_API int loam_set_signal(int signo);
 
-/* ---- Collection -----------------------------------------------------------------------------------------------
+/* ---- Collection ---------------------------------------------------------------------------------
  *
- * Go's pacer (runtime/mgcpacer.go): a cycle starts so that it is finished when the heap has grown by GOGC percent over
- * what the last one found alive, or reaches GOMEMLIMIT. GOGC, GOMEMLIMIT (`64MiB`, `off`; `auto`: 90 % of the
- * container's limit), GOMAXPROCS and GODEBUG (`key=value,...`) are read once, at first use, with Go's syntax and
- * defaults; what cannot be parsed is named on stderr and ignored. These change them while the program runs, at once.
+ * Go's pacer (runtime/mgcpacer.go): a cycle starts so that it is finished when the heap has grown
+ * by GOGC percent over what the last one found alive, or reaches GOMEMLIMIT. GOGC, GOMEMLIMIT
+ * (`64MiB`, `off`; `auto`: 90 % of the container's limit), GOMAXPROCS and GODEBUG (`key=value,...`)
+ * are read once, at first use, with Go's syntax and defaults; what cannot be parsed is named on
+ * stderr and ignored. These change them while the program runs, at once.
  */
 
-/* A full collection, sweep included, finished when it returns (Go: runtime.GC). Waits: not from a finalizer, a cleanup
- * or a signal handler. */
+/* A full collection, sweep included, finished when it returns (Go: runtime.GC). Waits: not from a
+ * finalizer, a cleanup or a signal handler. */
 LOAM_API void loam_gc(void);
 
-/* GOGC, in percent, 100 unless set; negative turns it off. Gives the old value (negative: it was off). */
+/* GOGC, in percent, 100 unless set; negative turns it off. Gives the old value (negative: it was
+ * off). */
 LOAM_API int loam_set_gc_percent(int percent);
 
-/* GOMEMLIMIT in bytes, of all that the library maps less what it gave back; INT64_MAX: none; negative only asks. Soft: the
- * collector works at most the share below for it. Gives the old value. */
+/* GOMEMLIMIT in bytes, of all that the library maps less what it gave back; INT64_MAX: none;
+ * negative only asks. Soft: the collector works at most the share below for it. Gives the old
+ * value. */
 LOAM_API int64_t loam_set_memory_limit(int64_t bytes);
 
-/* No cycle below this heap, in bytes (Go: 4 MiB * GOGC / 100); negative only asks. Gives the old value. */
+/* No cycle below this heap, in bytes (Go: 4 MiB * GOGC / 100); negative only asks. Gives the old
+ * value. */
 LOAM_API int64_t loam_set_min_heap(int64_t bytes);
 
-/* How much of the processors' time the collector may use at most, 0 to 1, when the memory limit presses (Go fixes
- * it at 0.5); negative only asks. Gives the old value. */
+/* How much of the processors' time the collector may use at most, 0 to 1, when the memory limit
+ * presses (Go fixes it at 0.5); negative only asks. Gives the old value. */
 LOAM_API double loam_set_gc_cpu_limit(double share);
 
 /* GOMAXPROCS: processors that the collector reckons with; n < 1 only asks. Gives the old value. */
 LOAM_API int loam_set_max_procs(int n);
 
-/* A collection, and as much memory back to the system as possible (Go: debug.FreeOSMemory). As loam_gc, it waits. */
+/* A collection, and as much memory back to the system as possible (Go: debug.FreeOSMemory). As
+ * loam_gc, it waits. */
 LOAM_API void loam_free_os_memory(void);
 
-/* Memory outside the heap that heap objects own (a GPU buffer, a mapping): counted in pacing. Negative: it is gone. */
+/* Memory outside the heap that heap objects own (a GPU buffer, a mapping): counted in pacing.
+ * Negative: it is gone. */
 LOAM_API void loam_add_external_bytes(int64_t delta);
 
-/* fn(level, arg) is called on the library's own thread when memory approaches GOMEMLIMIT: caches may shrink. It may
- * allocate and store. arg is a root until the removal, which names the same pair.
- * 0, or -1: ENOMEM; EINVAL (no such pair). */
+/* fn(level, arg) is called on the library's own thread when memory approaches GOMEMLIMIT: caches
+ * may shrink. It may allocate and store. arg is a root until the removal, which names the same
+ * pair. 0, or -1: ENOMEM; EINVAL (no such pair). */
 typedef enum loam_pressure {
     LOAM_PRESSURE_NEAR, /* within 10 % of the limit after a collection */
     LOAM_PRESSURE_AT,   /* collections happen because of the limit */
@@ -307,34 +336,35 @@ typedef enum loam_pressure {
 LOAM_API int loam_add_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg);
 LOAM_API int loam_remove_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg);
 
-/* ---- Ends of objects ------------------------------------------------------------------------------------------
+/* ---- Ends of objects ----------------------------------------------------------------------------
  *
- * Go's meanings. obj is the start of a heap object, else EINVAL. Functions run on the library's own thread, one after
- * the other; they may allocate, store, and use locks that no allocation is made under. `arg` is kept alive while it is
- * pending. Nothing of this is run because the program ends.
+ * Go's meanings. obj is the start of a heap object, else EINVAL. Functions run on the library's own
+ * thread, one after the other; they may allocate, store, and use locks that no allocation is made
+ * under. `arg` is kept alive while it is pending. Nothing of this is run because the program ends.
  */
 
-/* fn(obj, arg) runs once, after obj has become unreachable, the object whole and alive again for it; owners run before
- * what they own; a cycle of objects with finalizers is never finalized (runtime.SetFinalizer). fn NULL clears.
- * 0, or -1: EINVAL, EEXIST (one is set), ENOMEM. */
+/* fn(obj, arg) runs once, after obj has become unreachable, the object whole and alive again for
+ * it; owners run before what they own; a cycle of objects with finalizers is never finalized
+ * (runtime.SetFinalizer). fn NULL clears. 0, or -1: EINVAL, EEXIST (one is set), ENOMEM. */
 LOAM_API int loam_set_finalizer(void *obj, void (*fn)(void *obj, void *arg), void *arg);
 
-/* fn(arg) runs after obj is gone; any number each (runtime.AddCleanup). arg must not reach obj, or neither ever
- * ends. The id, or 0: EINVAL (also arg == obj), ENOMEM. */
+/* fn(arg) runs after obj is gone; any number each (runtime.AddCleanup). arg must not reach obj, or
+ * neither ever ends. The id, or 0: EINVAL (also arg == obj), ENOMEM. */
 typedef uint64_t loam_cleanup;
 LOAM_API loam_cleanup loam_add_cleanup(void *obj, void (*fn)(void *arg), void *arg);
 
 /* It will not run, unless it has been queued already. Any id, also 0, also one that has run. */
 LOAM_API void loam_cleanup_stop(loam_cleanup c);
 
-/* A pointer that does not keep its object alive (weak.Pointer). A heap object itself: store it with LOAM_SET. The same obj
- * gives the same one while that lives. Cleared before a finalizer of obj is queued. NULL: EINVAL, ENOMEM. */
+/* A pointer that does not keep its object alive (weak.Pointer). A heap object itself: store it with
+ * LOAM_SET. The same obj gives the same one while that lives. Cleared before a finalizer of obj is
+ * queued. NULL: EINVAL, ENOMEM. */
 typedef struct loam_weak loam_weak;
 LOAM_API loam_weak *loam_weak_make(void *obj);
 LOAM_API void *loam_weak_value(const loam_weak *w); /* NULL once the object is gone */
 
-/* A pair whose value lives only while its key does, even if the value reaches the key (Hayes 1997). A heap object
- * itself. value may be anything. NULL: EINVAL (key no object's start), ENOMEM. */
+/* A pair whose value lives only while its key does, even if the value reaches the key (Hayes 1997).
+ * A heap object itself. value may be anything. NULL: EINVAL (key no object's start), ENOMEM. */
 typedef struct loam_ephemeron loam_ephemeron;
 LOAM_API loam_ephemeron *loam_ephemeron_make(void *key, void *value);
 LOAM_API void *loam_ephemeron_value(const loam_ephemeron *e); /* NULL once the key is gone */
@@ -342,78 +372,86 @@ LOAM_API void *loam_ephemeron_value(const loam_ephemeron *e); /* NULL once the k
 /* p's object is alive at least until here (runtime.KeepAlive). */
 LOAM_API void loam_keep_alive(const void *p);
 
-/* ---- How the macros are built ---------------------------------------------------------------------------------
+/* ---- How the macros are built -------------------------------------------------------------------
  *
  * Nothing below is for programs: names that end in _ may change.
  *
- * The store. loam_write_barrier is nonzero while the barrier is on. An acknowledgement of the handshake between the
- * test of it and the store would lose an object, so test and store are one restartable sequence, as Linux's rseq (and
- * NetBSD's RAS, Bershad 1992): a note tells the range, and the handshake's signal handler sets a thread that it
- * interrupts at begin < pc < end back to begin. Hence: nothing in the range changes a register that it reads.
+ * loam_write_barrier is nonzero while the barrier is on. A thread that acknowledged the handshake
+ * between its test of it and the store would lose an object. So test and store are one restartable
+ * sequence (Bershad, Redell, Ellis 1992; Linux: rseq): a note tells its range, and the handshake's
+ * signal handler sets a thread that it interrupts at begin < pc < end back to begin. Hence nothing
+ * in the range changes what the range reads, but the slot, by its last instruction.
  *
- * The note, ELF section .note.loam, one per sequence: namesz 5, descsz 8, type 1, "loam\0" padded to 8, then two
- * signed 32-bit distances: begin and end, each from the place where its distance stands. In words of 4 bytes, so
- * that it joins PT_NOTE and is found by dl_iterate_phdr; "?" puts it into the COMDAT group of its function, if any,
- * so that the linker discards both together. The format is ABI.
+ * The note (ELF, section .note.loam, one per sequence): namesz 5, descsz 8, type 1, "loam" padded
+ * to 8 bytes, then two signed 32-bit distances, of begin and of end, each from the place where it
+ * stands. Aligned to 4, so it is found in PT_NOTE by dl_iterate_phdr. "?" puts it into the COMDAT
+ * group of the function around it, if any: the linker keeps or drops both. Flag and note are ABI.
+ *
+ * LOAM_NO_INLINE_STORE makes LOAM_SET call loam_store, as it does where it has no assembly: on
+ * other machines and under ThreadSanitizer. clang -masm=intel needs it.
  */
-
-/* Written by the library only. */
-#ifdef LOAM_LIBRARY_
+#ifdef LOAM_LIBRARY_ /* the library's own sources */
 extern LOAM_API volatile uint32_t loam_write_barrier;
 #else
 extern LOAM_API const volatile uint32_t loam_write_barrier;
 #endif
 
-#define LOAM_STORE_NOTE_                                                                                               \
-    ".pushsection .note.loam,\"a?\",%%note\n\t.balign 4\n\t.long 5, 8, 1\n\t.asciz \"loam\"\n\t.balign 4\n\t"          \
-    ".long 1b - .\n\t.long 2b - .\n\t.popsection"
-
-#if defined(__SANITIZE_THREAD__)
-#define LOAM_STORE_CALLS_ 1 /* ThreadSanitizer cannot look into assembly */
+#if defined(LOAM_NO_INLINE_STORE) || defined(__SANITIZE_THREAD__) || !defined(__ELF__) || \
+    !defined(__LP64__)
+#define LOAM_STORE_CALLS_ 1
 #elif defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define LOAM_STORE_CALLS_ 1
 #endif
 #endif
 
+#define LOAM_STORE_NOTE_                              \
+    "2:\n\t.pushsection .note.loam,\"a?\",%%note\n\t" \
+    ".balign 4\n\t.long 5, 8, 1\n\t"                  \
+    ".asciz \"loam\"\n\t.balign 4\n\t"                \
+    ".long 1b - .\n\t.long 2b - .\n\t"                \
+    ".popsection"
+
 #ifdef __cplusplus
-#define LOAM_INLINE_ inline __attribute__((__always_inline__))
-#else /* not static, so that C99 inline functions of the program may use it; never emitted */
-#define LOAM_INLINE_ extern inline __attribute__((__gnu_inline__, __always_inline__))
+#define LOAM_CAST_(T, value) static_cast<T>(value)
+#define LOAM_INLINE_ inline __attribute__((__always_inline__, __nothrow__))
+#else /* not static: C99 inline functions of the program may use it. Never emitted by itself. */
+#define LOAM_INLINE_ extern inline __attribute__((__gnu_inline__, __always_inline__, __nothrow__))
+#define LOAM_CAST_(T, value) ((T)(value))
 #endif
 
-LOAM_INLINE_ void *loam_set_(void *slot, const void *value) LOAM_NOTHROW_;
-LOAM_INLINE_ void *loam_set_(void *slot, const void *value)
+typedef void *__attribute__((__may_alias__)) loam_word_;
+
+/* *slot = value, with the barrier. The slot is an input: an asm goto has no outputs in gcc 10. */
+LOAM_INLINE_ void loam_set_(void *slot, const void *value)
 {
-#if defined(__x86_64__) && defined(__LP64__) && defined(__ELF__) && !defined(LOAM_STORE_CALLS_)
+#if defined(__x86_64__) && !defined(LOAM_STORE_CALLS_)
     __asm__ goto("1:\t{cmpl $0, %[on]|cmp %[on], 0}\n\t"
                  "jne %l[slow]\n\t"
-                 "{movq %[value], (%[slot])|mov QWORD PTR [%[slot]], %[value]}\n"
-                 "2:\n\t" LOAM_STORE_NOTE_
+                 "{movq %[value], %[slot]|mov %[slot], %[value]}\n" /* x86 stores release */
+                 LOAM_STORE_NOTE_
                  :
-                 : [on] "m"(loam_write_barrier), [slot] "r"(slot), [value] "r"(value)
+                 : [on] "m"(loam_write_barrier), [value] "r"(value),
+                   [slot] "m"(*LOAM_CAST_(loam_word_ *, slot))
                  : "memory", "cc"
                  : slow);
-#elif defined(__aarch64__) && defined(__LP64__) && defined(__ELF__) && !defined(LOAM_STORE_CALLS_)
+    return;
+slow:
+#elif defined(__aarch64__) && !defined(LOAM_STORE_CALLS_)
     __asm__ goto("1:\tldr w16, %[on]\n\t"
                  "cbnz w16, %l[slow]\n\t"
-                 "stlr %x[value], [%x[slot]]\n"
-                 "2:\n\t" LOAM_STORE_NOTE_
+                 "stlr %x[value], [%x[slot]]\n" LOAM_STORE_NOTE_
                  :
-                 : [on] "m"(loam_write_barrier), [slot] "r"(slot), [value] "rZ"(value)
+                 : [on] "m"(loam_write_barrier), [value] "rZ"(value), [slot] "r"(slot)
                  : "memory", "x16"
                  : slow);
-#else
-    goto slow;
-#endif
-    return (void *)(uintptr_t)value;
+    return;
 slow:
+#endif
     loam_store(slot, value);
-    return (void *)(uintptr_t)value;
 }
 
 /* Saturates: SIZE_MAX is what loam_alloc refuses. */
-LOAM_INLINE_ size_t loam_pointer_bytes_(size_t count);
 LOAM_INLINE_ size_t loam_pointer_bytes_(size_t count)
 {
     return count > SIZE_MAX / sizeof(void *) ? SIZE_MAX : count * sizeof(void *);
@@ -423,67 +461,74 @@ LOAM_INLINE_ size_t loam_pointer_bytes_(size_t count)
 } /* extern "C" */
 #endif
 
-/* LOAM_REQUIRE_(cond, what) is a constant 0, or an error that names `what`. LOAM_IN_(T) stands for an object of type T
- * that nobody evaluates.
+/* LOAM_REQUIRE_(cond, what) is a constant 0, or an error that names `what`. LOAM_IN_(T) stands for
+ * an object of type T that nobody evaluates. Type class 8 is floating, 5 a pointer.
  *
- * LOAM_SET in C: the first arm of the conditional is the store, on words; the second is never evaluated and is the
+ * LOAM_SET in C: the first arm of the conditional stores words; the second, never evaluated, is the
  * compiler's own check of the assignment. The comma in __typeof__ drops qualifiers and _Atomic. */
 #ifndef __cplusplus
 
-#define LOAM_CAST_(T, value) ((T)(value))
+#define LOAM_NULL_ NULL
 #define LOAM_IN_(T) (*(T *)0)
 #define LOAM_REQUIRE_(cond, what) (0 * sizeof(struct { unsigned int what : (cond) ? 1 : -1; }))
-#define LOAM_SET_(lv, v)                                                                                               \
-    ((__typeof__((void)0, (lv)))(1 + LOAM_REQUIRE_(sizeof(lv) == sizeof(void *) && LOAM_IS_WORD_(lv),                  \
-                                                   LOAM_SET_needs_a_pointer_or_uintptr_t)                              \
-                                     ? (uintptr_t)loam_set_((void *)(uintptr_t) & (lv), (const void *)(uintptr_t)(v))  \
+
+#define LOAM_SET_(lv, v)                                                                          \
+    ((__typeof__((void)0, (lv)))(1 + LOAM_REQUIRE_(LOAM_IS_WORD_(lv), loam_set_needs_a_word)      \
+                                     ? loam_set_word_((void *)(uintptr_t) & (lv), (uintptr_t)(v)) \
                                      : ((void)((lv) = (v)), (uintptr_t)0)))
-#define LOAM_IS_WORD_(lv) (__builtin_classify_type(lv) != 8) /* 8: a floating type, which would be converted */
+#define LOAM_IS_WORD_(lv) (sizeof(lv) == sizeof(void *) && __builtin_classify_type(lv) != 8)
+
+LOAM_INLINE_ uintptr_t loam_set_word_(void *slot, uintptr_t word)
+{
+    loam_set_(slot, (const void *)word);
+    return word;
+}
 
 #define LOAM_TYPEOF_(T) ((const loam_type *)&T##_loam_type_)
 #define LOAM_DEFINE_TYPEOF_(T)
-#define LOAM_FIELDS_BEGIN_
-#define LOAM_FIELDS_END_
+#define LOAM_TABLES_BEGIN_
+#define LOAM_TABLES_END_
 
-#else /* C++: LOAM_TYPEOF finds the type's function by argument-dependent lookup; LOAM_SET is overloaded */
+#else /* C++: LOAM_SET is overloaded; LOAM_TYPEOF finds T's function by argument-dependent lookup */
 
-#define LOAM_CAST_(T, value) static_cast<T>(value)
+#define LOAM_NULL_ nullptr
 #define LOAM_IN_(T) (*static_cast<T *>(nullptr))
 #define LOAM_REQUIRE_(cond, what) (loam_require_<(cond), struct what>::zero)
 #define LOAM_SET_(lv, v) (::loam_assign_(lv, v))
 
 #define LOAM_TYPEOF_(T) (loam_typeof_(loam_tag_<T>()))
-#define LOAM_DEFINE_TYPEOF_(T)                                                                                         \
-    extern "C++" {                                                                                                     \
-    static inline const loam_type *loam_typeof_(loam_tag_<T>)                                                          \
-    {                                                                                                                  \
-        return &T##_loam_type_;                                                                                        \
-    }                                                                                                                  \
+#define LOAM_DEFINE_TYPEOF_(T)                                                            \
+    extern "C++" {                                                                        \
+    static inline __attribute__((__unused__)) const loam_type *loam_typeof_(loam_tag_<T>) \
+    {                                                                                     \
+        return &T##_loam_type_;                                                           \
+    }                                                                                     \
     }
-#define LOAM_FIELDS_BEGIN_                                                                                             \
+#define LOAM_TABLES_BEGIN_ \
     _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Winvalid-offsetof\"")
-#define LOAM_FIELDS_END_ _Pragma("GCC diagnostic pop")
+#define LOAM_TABLES_END_ _Pragma("GCC diagnostic pop")
 
 extern "C++" {
-template <bool, class> struct loam_require_;
+template <bool, class> struct loam_require_; /* declared only: false is an error */
 template <class What> struct loam_require_<true, What> {
     static constexpr size_t zero = 0;
 };
-template <class> struct loam_tag_ {};
+template <class> struct loam_tag_ {
+};
 template <class T> struct loam_same_ {
     typedef T type;
 };
 
-/* The second argument takes no part in deduction: NULL, nullptr and derived classes convert. */
+/* value takes no part in deduction: NULL, nullptr and pointers to derived classes convert. */
 template <class T> LOAM_INLINE_ T *loam_assign_(T *&slot, typename loam_same_<T *>::type value)
 {
     loam_set_(&slot, reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(value)));
     return value;
 }
-template <class T> LOAM_INLINE_ T *loam_assign_(T *volatile &slot, typename loam_same_<T *>::type value)
+template <class T>
+LOAM_INLINE_ T *loam_assign_(T *volatile &slot, typename loam_same_<T *>::type value)
 {
-    loam_set_(const_cast<T **>(&slot), reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(value)));
-    return value;
+    return loam_assign_(const_cast<T *&>(slot), value);
 }
 LOAM_INLINE_ uintptr_t loam_assign_(uintptr_t &slot, uintptr_t value)
 {
@@ -492,104 +537,119 @@ LOAM_INLINE_ uintptr_t loam_assign_(uintptr_t &slot, uintptr_t value)
 }
 LOAM_INLINE_ uintptr_t loam_assign_(volatile uintptr_t &slot, uintptr_t value)
 {
-    loam_set_(const_cast<uintptr_t *>(&slot), reinterpret_cast<const void *>(value));
-    return value;
+    return loam_assign_(const_cast<uintptr_t &>(slot), value);
 }
-/* std::atomic of a pointer or uintptr_t, known by its is_always_lock_free. */
+/* std::atomic of a pointer or of uintptr_t, known without <atomic> by its members. */
 template <class A>
-LOAM_INLINE_ typename loam_same_<typename A::value_type>::type loam_assign_(A &slot, typename A::value_type value)
+LOAM_INLINE_ typename A::value_type loam_assign_(A &slot, typename A::value_type value)
 {
-    static_assert(A::is_always_lock_free && sizeof(A) == sizeof(void *), "LOAM_SET needs a pointer or uintptr_t");
-    loam_set_(const_cast<void *>(reinterpret_cast<const volatile void *>(&slot)),
-              reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(value)));
+    static_assert(A::is_always_lock_free && sizeof(A) == sizeof(void *), "LOAM_SET needs a word");
+    loam_assign_(reinterpret_cast<typename A::value_type &>(slot), value);
     return value;
 }
-}
+} /* extern "C++" */
 
 #endif
 
-/* LOAM_TYPE makes two statics per translation unit: the fields' table, which ends with a zero, and the descriptor. All
- * 64 slots of LOAM_FIELDS_ are always there; the empty ones expand to nothing (no empty `...`, which C99 lacks). The
- * struct declared last takes the program's semicolon. */
-#define LOAM_FIELD_(T, f)                                                                                              \
-    {LOAM_CAST_(uint32_t, __builtin_offsetof(T, f) +                                                                   \
-                              LOAM_REQUIRE_(sizeof(LOAM_IN_(T).f) % sizeof(void *) == 0 &&                             \
-                                                __builtin_offsetof(T, f) % sizeof(void *) == 0,                        \
-                                            loam_field_is_not_whole_aligned_words)),                                   \
+/* LOAM_TYPE makes two statics per translation unit, the fields' table and the descriptor. The 64
+ * slots of LOAM_FIELDS_ are always there; the empty ones expand to nothing (C99 has no empty `...`,
+ * but empty arguments). A zero ends the table, which C does not let be empty. The struct declared
+ * last takes the program's semicolon. */
+#define LOAM_FIELD_(T, f)                                                                       \
+    {LOAM_CAST_(uint32_t, __builtin_offsetof(T, f) +                                            \
+                              LOAM_REQUIRE_(sizeof(LOAM_IN_(T).f) % sizeof(void *) == 0 &&      \
+                                                __builtin_offsetof(T, f) % sizeof(void *) == 0, \
+                                            loam_field_is_not_whole_aligned_words)),            \
      LOAM_CAST_(uint32_t, sizeof(LOAM_IN_(T).f) / (sizeof(void *)))},
-
 #define LOAM_NO_FIELD_(T, f)
+#define LOAM_65TH_FIELD_(T, f) {loam_type_has_more_than_64_fields, f},
+
+/* LOAM_EMPTY_ pasted to nothing is itself, two arguments, and the second is chosen. */
 #define LOAM_EMPTY_ ~, LOAM_NO_FIELD_
-#define LOAM_EXPAND_(x) x
 #define LOAM_SECOND_(a, b, ...) b
 #define LOAM_CHOOSE_(...) LOAM_SECOND_(__VA_ARGS__)
 #define LOAM_SLOT_(T, f) LOAM_CHOOSE_(LOAM_EMPTY_##f, LOAM_FIELD_, ~)(T, f)
-#define LOAM_OVER_(T, f) {too_many_fields_at_most_64, f},
-#define LOAM_LIMIT_(T, f) LOAM_CHOOSE_(LOAM_EMPTY_##f, LOAM_OVER_, ~)(T, f)
-#define LOAM_FIELDS_(T, f01, f02, f03, f04, f05, f06, f07, f08, f09, f10, f11, f12, f13, f14, f15, f16, f17,           \
-    f18, f19, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38,           \
-    f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55, f56, f57, f58, f59,           \
-    f60, f61, f62, f63, f64, f65, ...) LOAM_SLOT_(T, f01) LOAM_SLOT_(T, f02) LOAM_SLOT_(T, f03) LOAM_SLOT_(T,          \
-    f04) LOAM_SLOT_(T, f05) LOAM_SLOT_(T, f06) LOAM_SLOT_(T, f07) LOAM_SLOT_(T, f08) LOAM_SLOT_(T, f09)                \
-    LOAM_SLOT_(T, f10) LOAM_SLOT_(T, f11) LOAM_SLOT_(T, f12) LOAM_SLOT_(T, f13) LOAM_SLOT_(T, f14) LOAM_SLOT_(T,       \
-    f15) LOAM_SLOT_(T, f16) LOAM_SLOT_(T, f17) LOAM_SLOT_(T, f18) LOAM_SLOT_(T, f19) LOAM_SLOT_(T, f20)                \
-    LOAM_SLOT_(T, f21) LOAM_SLOT_(T, f22) LOAM_SLOT_(T, f23) LOAM_SLOT_(T, f24) LOAM_SLOT_(T, f25) LOAM_SLOT_(T,       \
-    f26) LOAM_SLOT_(T, f27) LOAM_SLOT_(T, f28) LOAM_SLOT_(T, f29) LOAM_SLOT_(T, f30) LOAM_SLOT_(T, f31)                \
-    LOAM_SLOT_(T, f32) LOAM_SLOT_(T, f33) LOAM_SLOT_(T, f34) LOAM_SLOT_(T, f35) LOAM_SLOT_(T, f36) LOAM_SLOT_(T,       \
-    f37) LOAM_SLOT_(T, f38) LOAM_SLOT_(T, f39) LOAM_SLOT_(T, f40) LOAM_SLOT_(T, f41) LOAM_SLOT_(T, f42)                \
-    LOAM_SLOT_(T, f43) LOAM_SLOT_(T, f44) LOAM_SLOT_(T, f45) LOAM_SLOT_(T, f46) LOAM_SLOT_(T, f47) LOAM_SLOT_(T,       \
-    f48) LOAM_SLOT_(T, f49) LOAM_SLOT_(T, f50) LOAM_SLOT_(T, f51) LOAM_SLOT_(T, f52) LOAM_SLOT_(T, f53)                \
-    LOAM_SLOT_(T, f54) LOAM_SLOT_(T, f55) LOAM_SLOT_(T, f56) LOAM_SLOT_(T, f57) LOAM_SLOT_(T, f58) LOAM_SLOT_(T,       \
-    f59) LOAM_SLOT_(T, f60) LOAM_SLOT_(T, f61) LOAM_SLOT_(T, f62) LOAM_SLOT_(T, f63) LOAM_SLOT_(T, f64)                \
-    LOAM_LIMIT_(T, f65) {0, 0}
-#define LOAM_FILL_(T, ...) LOAM_FIELDS_(T, __VA_ARGS__, ,,,,,,,,,,,, ,,,,,,,,,,,, ,,,,,,,,,,,, ,,,,,,,,,,,,            \
-    ,,,,,,,,,,,, ,,,,,,,,,,,)
+#define LOAM_LIMIT_(T, f) LOAM_CHOOSE_(LOAM_EMPTY_##f, LOAM_65TH_FIELD_, ~)(T, f)
+/* clang-format off */
+#define LOAM_8_(T, a, b, c, d, e, f, g, h)                                                        \
+    LOAM_SLOT_(T, a) LOAM_SLOT_(T, b) LOAM_SLOT_(T, c) LOAM_SLOT_(T, d)                           \
+    LOAM_SLOT_(T, e) LOAM_SLOT_(T, f) LOAM_SLOT_(T, g) LOAM_SLOT_(T, h)
+#define LOAM_FIELDS_(T,                                                                           \
+                     a0, a1, a2, a3, a4, a5, a6, a7,                                              \
+                     b0, b1, b2, b3, b4, b5, b6, b7,                                              \
+                     c0, c1, c2, c3, c4, c5, c6, c7,                                              \
+                     d0, d1, d2, d3, d4, d5, d6, d7,                                              \
+                     e0, e1, e2, e3, e4, e5, e6, e7,                                              \
+                     f0, f1, f2, f3, f4, f5, f6, f7,                                              \
+                     g0, g1, g2, g3, g4, g5, g6, g7,                                              \
+                     h0, h1, h2, h3, h4, h5, h6, h7, over, ...)                                   \
+    LOAM_8_(T, a0, a1, a2, a3, a4, a5, a6, a7)                                                    \
+    LOAM_8_(T, b0, b1, b2, b3, b4, b5, b6, b7)                                                    \
+    LOAM_8_(T, c0, c1, c2, c3, c4, c5, c6, c7)                                                    \
+    LOAM_8_(T, d0, d1, d2, d3, d4, d5, d6, d7)                                                    \
+    LOAM_8_(T, e0, e1, e2, e3, e4, e5, e6, e7)                                                    \
+    LOAM_8_(T, f0, f1, f2, f3, f4, f5, f6, f7)                                                    \
+    LOAM_8_(T, g0, g1, g2, g3, g4, g5, g6, g7)                                                    \
+    LOAM_8_(T, h0, h1, h2, h3, h4, h5, h6, h7)                                                    \
+    LOAM_LIMIT_(T, over) {0, 0}
+#define LOAM_FILL_(T, ...)                                                                        \
+    LOAM_FIELDS_(T, __VA_ARGS__, ,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,                                \
+                 ,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,)
+/* clang-format on */
 
-#define LOAM_TABLE_(T, ...)                                                                                            \
-    LOAM_FIELDS_BEGIN_                                                                                                 \
-    static const loam_field T##_loam_fields_[] __attribute__((__unused__)) = {LOAM_FILL_(T, __VA_ARGS__)};             \
-    LOAM_FIELDS_END_
+#define LOAM_TABLE_(T, ...)                                         \
+    LOAM_TABLES_BEGIN_                                              \
+    static const loam_field T##_loam_fields_[]                      \
+        __attribute__((__unused__)) = {LOAM_FILL_(T, __VA_ARGS__)}; \
+    LOAM_TABLES_END_
 #define LOAM_NFIELDS_(T) LOAM_CAST_(uint32_t, sizeof(T##_loam_fields_) / sizeof(loam_field) - 1)
 
-#define LOAM_DESCRIPTOR_(T, names, fields, nfields, flags, tail_offset, tail_size, scan)                               \
-    LOAM_FIELDS_BEGIN_                                                                                                 \
-    static loam_type T##_loam_type_ __attribute__((__unused__)) = {                                                    \
-        #T, names, sizeof(T),                                                                                          \
-        __alignof__(T) + LOAM_REQUIRE_(__alignof__(T) <= 16, loam_type_is_aligned_to_more_than_16), fields, nfields,   \
-        flags, tail_offset, tail_size, scan, LOAM_NULL_};                                                              \
-    LOAM_FIELDS_END_                                                                                                   \
-    LOAM_DEFINE_TYPEOF_(T)                                                                                             \
+#define LOAM_DESCRIPTOR_(T, names, fields, nfields, flags, tail_offset, tail_size, scan)     \
+    LOAM_TABLES_BEGIN_                                                                       \
+    static loam_type T##_loam_type_ __attribute__((__unused__)) = {                          \
+        #T,                                                                                  \
+        names,                                                                               \
+        sizeof(T),                                                                           \
+        __alignof__(T) + LOAM_REQUIRE_(__alignof__(T) <= 16, loam_type_is_aligned_above_16), \
+        fields,                                                                              \
+        nfields,                                                                             \
+        flags,                                                                               \
+        tail_offset,                                                                         \
+        tail_size,                                                                           \
+        scan,                                                                                \
+        LOAM_NULL_};                                                                         \
+    LOAM_TABLES_END_                                                                         \
+    LOAM_DEFINE_TYPEOF_(T)                                                                   \
     struct loam_semicolon_
 
-#define LOAM_TYPE_(T, names, ...)                                                                                      \
-    LOAM_TABLE_(T, __VA_ARGS__)                                                                                        \
-    LOAM_DESCRIPTOR_(T, names, T##_loam_fields_, LOAM_NFIELDS_(T), 0, 0, 0, LOAM_NULL_)
+#define LOAM_TYPE_(T, names, ...)                                  \
+    LOAM_TABLE_(T, __VA_ARGS__)                                    \
+    LOAM_DESCRIPTOR_(T, names, T##_loam_fields_, LOAM_NFIELDS_(T), \
+                     LOAM_REQUIRE_(sizeof(names) > 1, loam_type_has_no_fields), 0, 0, LOAM_NULL_)
 
-#define LOAM_TYPE_NOSCAN_(T) LOAM_DESCRIPTOR_(T, "", LOAM_NULL_, 0, LOAM_TYPE_IS_NOSCAN, 0, 0, LOAM_NULL_)
+#define LOAM_TYPE_NOSCAN_(T) \
+    LOAM_DESCRIPTOR_(T, "", LOAM_NULL_, 0, LOAM_TYPE_IS_NOSCAN, 0, 0, LOAM_NULL_)
 
-#define LOAM_TYPE_FLEX_(T, names, tail, ...)                                                                           \
-    LOAM_TABLE_(T, __VA_ARGS__)                                                                                        \
-    LOAM_DESCRIPTOR_(T, names, T##_loam_fields_, LOAM_NFIELDS_(T),                                                     \
-                     LOAM_TYPE_IS_FLEX | (LOAM_TAIL_IS_WORDS_(T, tail) ? LOAM_TYPE_TAIL_IS_POINTERS : 0),              \
-                     __builtin_offsetof(T, tail) +                                                                     \
-                         LOAM_REQUIRE_(LOAM_TAIL_IS_WORDS_(T, tail) || !LOAM_TAIL_HAS_POINTERS_(T, tail),              \
-                                       loam_tail_is_not_whole_aligned_words),                                          \
+#define LOAM_TYPE_FLEX_(T, names, tail, ...)                                                  \
+    LOAM_TABLE_(T, __VA_ARGS__)                                                               \
+    LOAM_DESCRIPTOR_(T, names, T##_loam_fields_, LOAM_NFIELDS_(T),                            \
+                     LOAM_TYPE_IS_FLEX |                                                      \
+                         (LOAM_TAIL_IS_WORDS_(T, tail) ? LOAM_TYPE_TAIL_IS_POINTERS : 0),     \
+                     __builtin_offsetof(T, tail) +                                            \
+                         LOAM_REQUIRE_(LOAM_TAIL_IS_WORDS_(T, tail) ||                        \
+                                           __builtin_classify_type(LOAM_IN_(T).tail[0]) != 5, \
+                                       loam_tail_is_not_whole_aligned_words),                 \
                      sizeof(LOAM_IN_(T).tail[0]), LOAM_NULL_)
-#define LOAM_TAIL_IS_WORDS_(T, tail)                                                                                   \
-    (sizeof(LOAM_IN_(T).tail[0]) % sizeof(void *) == 0 && __builtin_offsetof(T, tail) % sizeof(void *) == 0)
-#define LOAM_TAIL_HAS_POINTERS_(T, tail) (__builtin_classify_type(LOAM_IN_(T).tail[0]) == 5) /* 5: a pointer */
+#define LOAM_TAIL_IS_WORDS_(T, tail)                      \
+    (sizeof(LOAM_IN_(T).tail[0]) % sizeof(void *) == 0 && \
+     __builtin_offsetof(T, tail) % sizeof(void *) == 0)
 
-#define LOAM_TYPE_SCANNED_(T, fn)                                                                                      \
-    static __attribute__((__unused__)) void T##_loam_scan_(const void *obj, size_t bytes, loam_marker *m)              \
-    {                                                                                                                  \
-        fn(LOAM_CAST_(const T *, obj), bytes, m);                                                                      \
-    }                                                                                                                  \
+#define LOAM_TYPE_SCANNED_(T, fn)                                                         \
+    static __attribute__((__unused__)) void T##_loam_scan_(const void *obj, size_t bytes, \
+                                                           loam_marker *m)                \
+    {                                                                                     \
+        fn(LOAM_CAST_(const T *, obj), bytes, m);                                         \
+    }                                                                                     \
     LOAM_DESCRIPTOR_(T, "", LOAM_NULL_, 0, LOAM_TYPE_IS_SCANNED, 0, 0, T##_loam_scan_)
-
-#ifdef __cplusplus
-#define LOAM_NULL_ nullptr
-#else
-#define LOAM_NULL_ NULL
-#endif
 
 #endif /* LOAM_H */

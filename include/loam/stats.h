@@ -1,7 +1,8 @@
 /* loam/stats.h - what the heap does: statistics, profile, heap dump, trace.
  *
- * Names and meanings are Go's (runtime.MemStats, runtime/pprof). Any thread may call all of it at any time, except
- * from a signal handler. Sizes are bytes, times nanoseconds, `fd` is a file descriptor that stays the caller's.
+ * Names and meanings are Go's (runtime.MemStats, runtime/pprof). Any thread may call all of it at
+ * any time, except from a signal handler. Sizes are bytes, times nanoseconds; `fd` is a file
+ * descriptor that stays the caller's. 0 is success, -1 failure with errno.
  */
 #ifndef LOAM_STATS_H
 #define LOAM_STATS_H
@@ -12,7 +13,8 @@
 extern "C" {
 #endif
 
-/* Go's MemStats, field for field. A pause is any stretch in which the collector kept a thread from running. */
+/* Go's MemStats, field for field. A pause is any stretch in which the collector kept a thread from
+ * running. */
 typedef struct loam_memstats {
     /* In general */
     uint64_t alloc;       /* bytes of heap objects, as heap_alloc */
@@ -42,15 +44,15 @@ typedef struct loam_memstats {
     uint64_t other_sys;
 
     /* The collector */
-    uint64_t next_gc;         /* heap size that the next cycle aims at; UINT64_MAX: off */
-    uint64_t last_gc;         /* end of the last cycle, since 1970 (the wall clock); 0: none yet */
-    uint64_t pause_total_ns;  /* of all pauses */
-    uint64_t pause_ns[256];   /* of the last cycles; the last one at [(num_gc + 255) % 256] */
-    uint64_t pause_end[256];  /* their ends, since 1970 */
-    uint32_t num_gc;          /* finished cycles */
-    uint32_t num_forced_gc;   /* of these asked for by loam_gc */
-    double gc_cpu_fraction;   /* of the processors' time since the start, 0 to 1 */
-    bool enable_gc;           /* always true, as in Go; also with GOGC=off */
+    uint64_t next_gc;        /* heap size that the next cycle aims at; UINT64_MAX: off */
+    uint64_t last_gc;        /* end of the last cycle, since 1970 (the wall clock); 0: none yet */
+    uint64_t pause_total_ns; /* of all pauses */
+    uint64_t pause_ns[256];  /* of the last cycles; the last one at [(num_gc + 255) % 256] */
+    uint64_t pause_end[256]; /* their ends, since 1970 */
+    uint32_t num_gc;         /* finished cycles */
+    uint32_t num_forced_gc;  /* of these asked for by loam_gc */
+    double gc_cpu_fraction;  /* of the processors' time since the start, 0 to 1 */
+    bool enable_gc;          /* always true, as in Go; also with GOGC=off */
 
     struct loam_memstats_by_size {
         uint64_t size;    /* the largest object of the class */
@@ -62,24 +64,25 @@ typedef struct loam_memstats {
 /* Fills *m, with figures of one moment. Cheap enough for every second; it waits for no thread. */
 LOAM_API void loam_read_memstats(loam_memstats *m);
 
-/* One sample per so many allocated bytes on average (Go: MemProfileRate, 512 KiB unless set); 1: everything; 0: none.
- * As early as possible, so that the figures are of one rate. Gives the old value. */
+/* One sample per so many allocated bytes on average (Go: MemProfileRate, 512 KiB unless set); 1:
+ * everything; 0: none. As early as possible, so that the figures are of one rate. Gives the old
+ * value. */
 LOAM_API int loam_set_mem_profile_rate(int bytes);
 
-/* Each writes one document to fd, and returns 0, or -1: ENOMEM, or what write(2) reported.
- * Gzipped protobuf, as `go tool pprof` opens it: allocated and live objects and bytes by call stack. */
+/* Gzipped protobuf, as `go tool pprof` opens it: allocated and live objects and bytes by call stack.
+ * ENOMEM, or what write(2) reported. */
 LOAM_API int loam_write_heap_profile(int fd);
 
-/* A .heapsnapshot, as the Memory tab of Chrome DevTools opens it: every object with its type, fields and retainers. The
- * world stands still meanwhile. */
+/* A .heapsnapshot, as the Memory tab of Chrome DevTools opens it: every object with its type, fields
+ * and retainers. The world stands still meanwhile. ENOMEM, or what write(2) reported. */
 LOAM_API int loam_write_heap_dump(int fd);
 
-/* Chrome trace-event JSON, as Perfetto opens it: cycles, pauses, assists, sweeps, until the stop. The fd is in use until
- * then. 0, or -1: EBUSY (one is running), ENOMEM, EBADF. */
+/* Chrome trace-event JSON, as Perfetto opens it: cycles, pauses, assists, sweeps, until the stop.
+ * The fd is in use until then. EBUSY (one is running), ENOMEM, EBADF. */
 LOAM_API int loam_trace_start(int fd);
 LOAM_API void loam_trace_stop(void); /* nothing if none is running */
 
-/* Writes a shortest chain from a root to obj to fd, as text. 0, or -1: EINVAL (not in a heap object), ENOENT (nothing
+/* Writes a shortest chain from a root to obj, as text. EINVAL (not in a heap object), ENOENT (nothing
  * but the call holds it), ENOMEM, or what write(2) reported. */
 LOAM_API int loam_why_alive(const void *obj, int fd);
 
