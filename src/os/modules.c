@@ -57,21 +57,17 @@ struct data_walk {
 };
 
 /* Is this module nothing but the library? Linked statically into an executable or a plug-in, its data
- * is mixed with the program's: then it is not. A build may say so by LOAM_OWN_MODULE; otherwise the
- * file's name tells, for leaving out too little costs a moment, leaving out too much an object. */
+ * is mixed with the program's: then it is not. The file's name tells: leaving out too little costs a
+ * moment, leaving out too much an object. */
 static bool module_is_library(const struct dl_phdr_info *info)
 {
     const char *name = info->dlpi_name;
     if (name == NULL || !module_holds(info, (uintptr_t)&os_each_data_range, 1, PF_X)) {
         return false;
     }
-#ifdef LOAM_OWN_MODULE
-    return true;
-#else
     const char *slash = strrchr(name, '/');
     static const char own[] = "libloam.so";
     return strncmp(slash != NULL ? slash + 1 : name, own, sizeof(own) - 1) == 0;
-#endif
 }
 
 static int data_module(struct dl_phdr_info *info, size_t size, void *arg)
@@ -106,7 +102,7 @@ void os_each_data_range(void (*fn)(void *arg, uintptr_t start, size_t bytes), vo
 
 /* -- restartable stores ----------------------------------------------------------------------- */
 
-#define NOTE_NAME  "loam"
+#define NOTE_NAME "loam"
 #define NOTE_STORE 1u /* type */
 
 /* Of each sequence, so many first bytes are compared before it is believed. On aarch64 whole

@@ -29,10 +29,11 @@
 #define SCHED_IDLE 5
 #endif
 
-#define THREAD_STACK      KIB(256)
+#define THREAD_STACK KIB(256)
 #define THREAD_STACK_MOST MIB(64) /* what a program with much thread-local storage may need */
-#define THREAD_NAME_SIZE  16      /* the kernel's, with the zero */
-#define AFFINITY_WORDS    128     /* 8192 processors, the most that Linux is built for */
+#define THREAD_NAME_SIZE 16       /* the kernel's, with the zero */
+#define STACK_BOUND_MOST GIB(1)   /* of a main thread without limit */
+#define AFFINITY_WORDS 128        /* 8192 processors, the most that Linux is built for */
 
 int os_ncpu(void)
 {
@@ -166,5 +167,13 @@ bool os_stack_bounds(uintptr_t *low, uintptr_t *high)
     }
     *low = (uintptr_t)base;
     *high = (uintptr_t)base + bytes;
+#ifndef __GLIBC__
+    /* musl reports as much of the main thread's stack as is mapped already; it may grow. */
+    struct rlimit limit;
+    if (os_gettid() == getpid() && getrlimit(RLIMIT_STACK, &limit) == 0) {
+        size_t most = limit.rlim_cur < STACK_BOUND_MOST ? (size_t)limit.rlim_cur : STACK_BOUND_MOST;
+        *low = most > bytes ? *high - most : *low;
+    }
+#endif
     return true;
 }
