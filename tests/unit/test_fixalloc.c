@@ -1,7 +1,7 @@
 /* test_fixalloc.c - metadata memory: persistentalloc, fixalloc, metaalloc.
  *
- * Claim   Blocks are aligned, zero, apart from each other, and counted; refusal changes nothing; the
- *         thread-safe ones survive threads and fork.
+ * Claim   Blocks are aligned, zero, apart from each other, and counted; refusal changes nothing;
+ *         the thread-safe ones survive threads and fork.
  * Oracle  Every live block is filled with a byte of its own and looked at before it is freed.
  * Replay  --seed N
  */

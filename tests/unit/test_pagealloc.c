@@ -467,7 +467,8 @@ static void test_grow_at_chunk_edges(void **state)
 {
     (void)state;
     static const struct run grows[] = {
-        {0, 511}, {511, 1}, {512, 512}, {1024, 1}, {1025, 1022}, {2047, 2}, {3000, 72}, {3072, 1024},
+        {0, 511},     {511, 1},  {512, 512}, {1024, 1},
+        {1025, 1022}, {2047, 2}, {3000, 72}, {3072, 1024},
     };
     struct pagealloc pa;
     size_t scavenged;
@@ -613,6 +614,62 @@ static void test_scavenge_from_the_top(void **state)
     pagealloc_fini(&pa);
 }
 
+/* Pages that lay in a cache while the scavenger passed are found when they come back. */
+static void test_scavenge_after_a_cache(void **state)
+{
+    (void)state;
+    struct pagealloc pa;
+    size_t scavenged;
+    size_t pn;
+    assert_true(pagealloc_init(&pa, 1024));
+    pa.scav_align = 1;
+    assert_true(pagealloc_grow(&pa, 0, 1024));
+    assert_int_equal(pagealloc_alloc(&pa, 1024, &scavenged), 0);
+    pagealloc_free(&pa, 70, 20);
+    pagealloc_free(&pa, 700, 1);
+    struct pagecache c = pagealloc_alloc_to_cache(&pa);
+    assert_int_equal(c.base_pn, 64);
+    assert_int_equal(c.free, bit_range(6, 26));
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 1);
+    pagealloc_scavenged(&pa, pn, 1);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 0);
+    pagealloc_free(&pa, 600, 1); /* the scavenger has something to look for again */
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 1);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 0);
+    pagealloc_cache_flush(&pa, &c);
+    assert_true(pagealloc_check(&pa));
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 20);
+    assert_int_equal(pn, 70);
+    pagealloc_fini(&pa);
+}
+
+/* Where the system's pages are larger than the heap's, only whole ones are given back. */
+static void test_scavenge_whole_system_pages(void **state)
+{
+    (void)state;
+    struct pagealloc pa;
+    size_t scavenged;
+    size_t pn;
+    assert_true(pagealloc_init(&pa, 512));
+    pa.scav_align = 4;
+    assert_true(pagealloc_grow(&pa, 0, 512));
+    assert_int_equal(pagealloc_alloc(&pa, 512, &scavenged), 0);
+    pagealloc_free(&pa, 101, 21); /* whole: [104, 120) */
+    assert_int_equal(pagealloc_scavenge(&pa, 7, &pn), 4); /* rounded down */
+    assert_int_equal(pn, 116);
+    pagealloc_scavenged(&pa, pn, 4);
+    assert_int_equal(pagealloc_scavenge(&pa, 1, &pn), 4); /* at least one */
+    assert_int_equal(pn, 112);
+    pagealloc_scavenged(&pa, pn, 4);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 8);
+    assert_int_equal(pn, 104);
+    pagealloc_scavenged(&pa, pn, 8);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 0);
+    assert_int_equal(pa.free_pages - pa.scavenged_pages, 5);
+    assert_true(pagealloc_check(&pa));
+    pagealloc_fini(&pa);
+}
+
 /* -- failure ----------------------------------------------------------------------------------- */
 
 static void test_refused_memory(void **state)
@@ -718,6 +775,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_small_heap_in_1tib_is_cheap),
         cmocka_unit_test(test_huge_requests),
         cmocka_unit_test(test_scavenge_from_the_top),
+        cmocka_unit_test(test_scavenge_after_a_cache),
+        cmocka_unit_test(test_scavenge_whole_system_pages),
         cmocka_unit_test(test_refused_memory),
         cmocka_unit_test(test_misuse_is_fatal),
         cmocka_unit_test(test_random_against_model),

@@ -1,7 +1,7 @@
 /* test_sizeclasses.c - the size class tables.
  *
- * Claim   The tables are Go's, every lookup gives the smallest class that fits, an object's index is
- *         exact, and the committed files are what the generator writes.
+ * Claim   The tables are Go's, every lookup gives the smallest class that fits, an object's index
+ *         is exact, and the committed files are what the generator writes.
  * Oracle  Go's table of sizes and pages; linear search; division; tools/mksizeclasses.py --check,
  *         found from LOAM_SOURCE_DIR (environment or macro), or from the current directory.
  */
