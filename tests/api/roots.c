@@ -137,7 +137,7 @@ static void ten_thousand(void)
             removed += WORDS;
         }
     }
-    size_t dead = watch_collect(&batch, 49 * removed / batch.count);
+    size_t dead = watch_collect(&batch, 95 * removed / batch.count + 1);
     EXPECT_MSG(dead * 100 >= removed * 95, "%zu of %zu died", dead, removed);
     check_added(ranges);
     for (size_t i = 0; i < RANGES; i++) {

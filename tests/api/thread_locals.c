@@ -1,0 +1,316 @@
+/* __thread variables and pthread_setspecific values are ordinary C: plain stores, and they hold what they point to, on
+ * every thread, for keys in the second level of the C library's table too, and until the destructors have run.
+ *
+ * TEST_LABEL: quick
+ * TEST_RUN: default | | | 90
+ * TEST_RUN: clobberfree | GODEBUG=clobberfree=1 GOGC=5 | | 90
+ * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1 | | 90 */
+#include "../support/test.h"
+
+#include "../support/heap.h"
+#include "../support/threads.h"
+
+typedef struct item {
+    struct item *next;
+    uint64_t id;
+    uint64_t check;
+    uint64_t fill[5];
+} item;
+LOAM_TYPE(item, next);
+
+enum { SLOTS = 300, KEYS = 100, EACH = SLOTS + KEYS };
+
+static __thread item *slots[SLOTS];              /* .tbss */
+static __thread item *initialised = (item *)8;   /* .tdata */
+static __thread char large[100000];
+static __thread item *behind_large;
+static pthread_key_t keys[KEYS];
+
+static item *item_new(uint64_t id)
+{
+    item *it = LOAM_NEW(item);
+    EXPECT_NOT_NULL(it);
+    it->id = id;
+    it->check = rng_mix(id);
+    return it;
+}
+
+static void item_check(const item *it)
+{
+    EXPECT_NOT_NULL(it);
+    EXPECT_EQ(it->check, rng_mix(it->id));
+}
+
+static _Atomic(bool) stop;
+
+static void *collect_until_stop(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&stop)) {
+        loam_gc();
+    }
+    return NULL;
+}
+
+/* ---- plain use, while cycles run ---- */
+
+static NOINLINE void change_one(struct rng *rng)
+{
+    size_t i = rng_below(rng, SLOTS);
+    size_t k = rng_below(rng, KEYS);
+    switch (rng_below(rng, 5)) {
+    case 0:
+        slots[i] = item_new(i);
+        break;
+    case 1: /* from TLS to TLS, with nothing else holding it meanwhile */
+        if (slots[i] != NULL) {
+            size_t to = rng_below(rng, SLOTS);
+            item *carried = slots[i];
+            slots[i] = slots[to];
+            slots[to] = carried;
+        }
+        break;
+    case 2:
+        EXPECT_EQ(pthread_setspecific(keys[k], item_new(k)), 0);
+        break;
+    case 3: {
+        item *carried = pthread_getspecific(keys[k]);
+        EXPECT_EQ(pthread_setspecific(keys[k], slots[i]), 0);
+        slots[i] = carried;
+        break;
+    }
+    default:
+        behind_large = item_new(i);
+        initialised = behind_large;
+        large[i] = 1;
+    }
+}
+
+static NOINLINE void check_all(void)
+{
+    for (size_t i = 0; i < SLOTS; i++) {
+        if (slots[i] != NULL) {
+            item_check(slots[i]);
+        }
+    }
+    for (size_t k = 0; k < KEYS; k++) {
+        item *it = pthread_getspecific(keys[k]);
+        if (it != NULL) {
+            item_check(it);
+        }
+    }
+    if (behind_large != NULL) {
+        item_check(behind_large);
+        item_check(initialised);
+    }
+}
+
+static void *use_locals(void *arg)
+{
+    struct team_member *me = arg;
+    while (!atomic_load(&stop)) {
+        for (int i = 0; i < 200; i++) {
+            change_one(&me->rng);
+        }
+        check_all();
+    }
+    return NULL;
+}
+
+static void used_while_cycles_run(void)
+{
+    static struct team team;
+    atomic_store(&stop, false);
+    pthread_t collector = thread_start(collect_until_stop, NULL);
+    team_start(&team, 4, use_locals, NULL);
+    sleep_us(test_number("seconds", 1) * 1000000);
+    atomic_store(&stop, true);
+    team_join(&team);
+    thread_join(collector);
+}
+
+/* ---- what they hold, and when it dies ---- */
+
+static struct watch in_slots, in_keys;
+static _Atomic(size_t) filled;
+static _Atomic(int) stage;
+
+static void fill_locals(void *arg)
+{
+    size_t index = *(size_t *)arg;
+    for (size_t i = 0; i < SLOTS; i++) {
+        slots[i] = item_new(i);
+        watch_set(&in_slots, index * SLOTS + i, slots[i]);
+    }
+    for (size_t k = 0; k < KEYS; k++) {
+        item *it = item_new(k);
+        watch_set(&in_keys, index * KEYS + k, it);
+        EXPECT_EQ(pthread_setspecific(keys[k], it), 0);
+    }
+}
+
+static void *hold_in_locals(void *arg)
+{
+    struct team_member *me = arg;
+    size_t index = me->index;
+    call_deep(fill_locals, &index);
+    atomic_fetch_add(&filled, 1);
+    WAIT_FOR(60, atomic_load(&stage) >= 1);
+    check_all();
+    if (index % 2 == 0) { /* half let go by hand, half by ending */
+        memset(slots, 0, sizeof slots);
+        for (size_t k = 0; k < KEYS; k++) {
+            EXPECT_EQ(pthread_setspecific(keys[k], NULL), 0);
+        }
+        scrub_stack();
+        atomic_fetch_add(&filled, 1);
+        WAIT_FOR(60, atomic_load(&stage) >= 2);
+    }
+    return NULL;
+}
+
+static void held_until_cleared_or_ended(void)
+{
+    enum { MEMBERS = 6 };
+    static struct team team;
+    atomic_store(&filled, 0);
+    atomic_store(&stage, 0);
+    watch_init(&in_slots, MEMBERS * SLOTS);
+    watch_init(&in_keys, MEMBERS * KEYS);
+    team_start(&team, MEMBERS, hold_in_locals, NULL);
+    WAIT_FOR(20, atomic_load(&filled) == MEMBERS);
+    for (int i = 0; i < 3; i++) {
+        EXPECT_ALL_LIVE(&in_slots);
+        EXPECT_ALL_LIVE(&in_keys);
+    }
+    atomic_store(&stage, 1);
+    WAIT_FOR(20, atomic_load(&filled) == MEMBERS + MEMBERS / 2);
+    for (size_t i = 1; i < MEMBERS; i += 2) {
+        thread_join(team.thread[i]);
+    }
+    EXPECT_MOST_DIE(&in_slots);
+    EXPECT_MOST_DIE(&in_keys);
+    atomic_store(&stage, 2);
+    for (size_t i = 0; i < MEMBERS; i += 2) {
+        thread_join(team.thread[i]);
+    }
+}
+
+/* On the main thread, whose block the loader made. */
+static void on_the_main_thread(void)
+{
+    size_t index = 0;
+    watch_init(&in_slots, SLOTS);
+    watch_init(&in_keys, KEYS);
+    call_deep(fill_locals, &index);
+    EXPECT_ALL_LIVE(&in_slots);
+    EXPECT_ALL_LIVE(&in_keys);
+    check_all();
+    memset(slots, 0, sizeof slots);
+    for (size_t k = 0; k < KEYS; k++) {
+        EXPECT_EQ(pthread_setspecific(keys[k], NULL), 0);
+    }
+    EXPECT_MOST_DIE(&in_slots);
+    EXPECT_MOST_DIE(&in_keys);
+}
+
+/* ---- attached only, never allocating ---- */
+
+static void *attach_and_hold(void *arg)
+{
+    EXPECT_EQ(loam_attach(), 0);
+    slots[7] = arg;
+    EXPECT_EQ(pthread_setspecific(keys[KEYS - 1], ((item *)arg)->next), 0);
+    atomic_store(&stage, 1);
+    WAIT_FOR(60, atomic_load(&stage) == 2);
+    item_check(slots[7]);
+    item_check(pthread_getspecific(keys[KEYS - 1]));
+    return NULL;
+}
+
+static void held_by_a_thread_that_only_attached(void)
+{
+    atomic_store(&stage, 0);
+    item *it = loam_pin(item_new(1));
+    LOAM_SET(it->next, item_new(2));
+    pthread_t t = thread_start(attach_and_hold, it);
+    WAIT_FOR(20, atomic_load(&stage) == 1);
+    LOAM_SET(it->next, NULL);
+    loam_unpin(it);
+    it = NULL;
+    scrub_stack();
+    for (int i = 0; i < 3; i++) {
+        loam_gc();
+        for (uint64_t k = 0; k < 1000; k++) {
+            item_new(k);
+        }
+    }
+    atomic_store(&stage, 2);
+    thread_join(t);
+}
+
+/* ---- destructors ---- */
+
+static pthread_key_t ending[KEYS];
+static _Atomic(size_t) ended;
+
+/* The C library has already cleared the slot: from here on this frame holds the value. */
+static void check_at_end(void *value)
+{
+    item *it = value;
+    item_check(it);
+    for (uint64_t i = 0; i < 20; i++) {
+        item_check(item_new(i)); /* a destructor may allocate */
+    }
+    item_check(it);
+    EXPECT_EQ(it->next->id, it->id + 1);
+    item_check(it->next);
+    atomic_fetch_add(&ended, 1);
+}
+
+static void *set_and_end(void *arg)
+{
+    struct team_member *me = arg;
+    for (size_t k = 0; k < KEYS; k++) {
+        item *it = item_new(rng_next(&me->rng) >> 1);
+        LOAM_SET(it->next, item_new(it->id + 1));
+        EXPECT_EQ(pthread_setspecific(ending[k], it), 0);
+    }
+    return NULL;
+}
+
+static void destructors_find_their_values(void)
+{
+    static struct team team;
+    size_t rounds = test_scaled(25);
+    atomic_store(&stop, false);
+    atomic_store(&ended, 0);
+    for (size_t k = 0; k < KEYS; k++) {
+        EXPECT_EQ(pthread_key_create(&ending[k], check_at_end), 0);
+    }
+    pthread_t collector = thread_start(collect_until_stop, NULL);
+    for (size_t i = 0; i < rounds; i++) {
+        team_start(&team, 4, set_and_end, NULL);
+        team_join(&team);
+    }
+    atomic_store(&stop, true);
+    thread_join(collector);
+    EXPECT_EQ(atomic_load(&ended), rounds * 4 * KEYS);
+    for (size_t k = 0; k < KEYS; k++) {
+        EXPECT_EQ(pthread_key_delete(ending[k]), 0);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+    for (size_t k = 0; k < KEYS; k++) {
+        EXPECT_EQ(pthread_key_create(&keys[k], NULL), 0);
+    }
+    RUN(used_while_cycles_run);
+    RUN(held_until_cleared_or_ended);
+    RUN(on_the_main_thread);
+    RUN(held_by_a_thread_that_only_attached);
+    RUN(destructors_find_their_values);
+    return test_end();
+}
