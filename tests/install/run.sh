@@ -31,6 +31,12 @@ say "pkg-config: shared, not position independent"
 $cc $warn -fno-pie -no-pie "$here/use.c" -o "$tmp/nopie" $(pkg-config --cflags --libs loam)
 run_shared "$tmp/nopie" "$version"
 
+say "pkg-config: from a shared library of the program's own"
+$cc $warn -fPIC -shared -Dmain=use_main "$here/use.c" -o "$tmp/libuse.so" $(pkg-config --cflags --libs loam) -Wl,-z,defs
+printf 'int use_main(int, char **);\nint main(int argc, char **argv) { return use_main(argc, argv); }\n' >"$tmp/main.c"
+$cc "$tmp/main.c" -o "$tmp/plugin" -L"$tmp" -luse -Wl,-rpath,"$tmp" -Wl,-rpath-link,"$libdir"
+run_shared "$tmp/plugin" "$version"
+
 say "pkg-config: static"
 $cc $warn -static "$here/use.c" -o "$tmp/static" $(pkg-config --static --cflags --libs loam)
 "$tmp/static" "$version"
