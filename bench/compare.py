@@ -16,7 +16,8 @@ import json
 import statistics
 import sys
 
-import peers as P
+sys.dont_write_bytecode = True  # nothing is left beside the sources
+import peers as P  # noqa: E402
 
 # What each benchmark runs: the options of its cases, the figures that count, and whether the work is
 # fixed, so that checksums can be compared. "quick" is for trying the script itself.

@@ -2,9 +2,9 @@
  *
  * Work        Live: binary trees of 4095 nodes of 48 bytes, three pointers each, `-live` GiB of
  *             them, in an array of roots. Each thread owns a share of the trees and, over and over,
- *                 11 of 16: sends a message of 256 bytes into a ring that all threads share,
+ *                 10 of 16: sends a message of 512 bytes into a ring that all threads share,
  *                  4 of 16: exchanges two subtrees between two places of its trees,
- *                  1 of 16: replaces a subtree of 31 nodes by a new one.
+ *                  2 of 16: replaces a subtree of 31 nodes by a new one.
  *             So pointers keep moving from memory that is marked to memory that is not, and objects
  *             pass from thread to thread.
  * Measured    Every operation, from the end of the one before: whatever held the thread up lies in
@@ -19,7 +19,7 @@ enum {
     TREE_LEVELS = 12,
     FRESH_LEVELS = 5,
     RING_SLOTS = 1 << 14,
-    BODY_BYTES = 240,
+    BODY_BYTES = 496,
     SAMPLE_NS = 20 * 1000 * 1000
 };
 
@@ -63,6 +63,7 @@ static struct worker workers[MAX_THREADS];
 /* Written by main before the threads start. */
 static uint64_t max_ops;
 static uint64_t deadline_ns;
+static unsigned char text[BODY_BYTES]; /* of every message */
 
 /* Threads still at work: main watches it while it samples the pauses. */
 static unsigned running;
@@ -149,6 +150,7 @@ static void op_message(struct worker *w)
 {
     message *m = HEAP_NEW(message);
     m->stamp = rng_next(&w->rng);
+    memcpy(m->body, text, BODY_BYTES);
     m->body[m->stamp % BODY_BYTES] = (unsigned char)m->stamp;
     HEAP_NULL(m->about);
     note *about = HEAP_ALLOC_NOSCAN(sizeof(note));
@@ -178,9 +180,9 @@ static void *change(void *arg)
     uint64_t before = clock_ns();
     while (w->ops < max_ops && before < deadline_ns) {
         uint64_t kind = rng_next(&w->rng) >> 60;
-        if (kind == 0) {
+        if (kind < 2) {
             op_replace(w);
-        } else if (kind < 5) {
+        } else if (kind < 6) {
             op_swap(w);
         } else {
             op_message(w);
@@ -281,6 +283,7 @@ int main(int argc, char **argv)
         workers[i].ntrees = per_thread;
         workers[i].cursor = (uint64_t)i * RING_SLOTS / threads;
     }
+    memset(text, 'm', sizeof text);
     threads_run(threads, plant, workers, sizeof workers[0]);
     heap_gc();
 

@@ -20,7 +20,8 @@ import json
 import statistics
 import sys
 
-import peers as P
+sys.dont_write_bytecode = True  # nothing is left beside the sources
+import peers as P  # noqa: E402
 
 GIB = 1 << 30
 # What a heap may need beyond live * (1 + GOGC/100): size classes, metadata, what was not yet swept.
@@ -160,7 +161,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=None, help="(3)")
     parser.add_argument("--seconds", type=float, default=None, help="of changing the heap, each run (60)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gogc", type=int, default=None, help="GOGC of all; otherwise what the memory allows, 20 to 100")
+    parser.add_argument("--gogc", type=int, default=None, help="GOGC of all; otherwise what the memory allows, "
+                                                                  "20 to 100")
     parser.add_argument("--quick", action="store_true", help="1 GiB, one round, 10 s")
     parser.add_argument("--raw", help="file for all result lines")
     parser.add_argument("--check", action="store_true", help="exit code 1 if the claim does not hold")

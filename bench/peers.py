@@ -28,8 +28,8 @@ def say(*words):
 def add_arguments(parser):
     parser.add_argument("--peers", default=None, help="comma-separated, of " + ", ".join(PEERS))
     parser.add_argument("--work", default=str(ROOT / "build" / "peers"), help="where programs are built")
-    parser.add_argument("--loam", help="libloam.a or libloam.so; otherwise the newest one under build*, "
-                                       "otherwise pkg-config's")
+    parser.add_argument("--loam", help="libloam.a or libloam.so; otherwise that of the newest release "
+                                       "build under build*, otherwise pkg-config's")
     parser.add_argument("--cc", default=os.environ.get("CC", "cc"))
     parser.add_argument("--cflags", default="-O2")
     parser.add_argument("--go", help="the go command; otherwise the newest one found")
@@ -95,7 +95,7 @@ class Peers:
         if peer == "loam":
             flags = self.loam_flags()
             if not flags:
-                return None, "no libloam under build* and no pkg-config loam"
+                return None, "no release build under build*, and no pkg-config loam"
             return compile_program(command + flags + ["-pthread"], out)
         if peer == "boehm":
             return compile_program(command + ["-DUSE_BOEHM", "-lgc", "-pthread"], out)
@@ -106,12 +106,10 @@ class Peers:
         return compile_program(command + ["-DUSE_MALLOC", "-pthread"], out)
 
     def loam_flags(self):
-        library = self.args.loam
-        if not library:
-            found = [p for p in ROOT.glob("build*/**/libloam.a") if p.is_file()]
-            library = max(found, key=lambda p: p.stat().st_mtime, default=None)
+        library = self.args.loam or newest_library()
         if library:
             library = pathlib.Path(library).resolve()
+            say("loam:", library)
             return [f"-I{ROOT / 'include'}", str(library), f"-Wl,-rpath,{library.parent}", "-ldl", "-lm"]
         if not shutil.which("pkg-config"):
             return None
@@ -133,6 +131,18 @@ class Peers:
         result = json.loads(done.stdout.strip().splitlines()[-1])
         result["peer"] = peer
         return result
+
+
+def newest_library():
+    """libloam.a of a build that is optimized and not instrumented, or the figures would be of another program."""
+    found = []
+    for cache in [*ROOT.glob("build*/CMakeCache.txt"), *ROOT.glob("build*/*/CMakeCache.txt")]:
+        text = cache.read_text(errors="replace")
+        kind = re.search(r"^CMAKE_BUILD_TYPE:\w+=(\w*)", text, re.MULTILINE)
+        special = re.search(r"^LOAM_(SANITIZE:\w+=.+|DEBUG_LEVEL:\w+=[1-9])", text, re.MULTILINE)
+        if kind and kind.group(1) in ("Release", "RelWithDebInfo") and not special:
+            found += [p for p in cache.parent.glob("**/libloam.a") if p.is_file()]
+    return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
 def compile_program(command, out, cwd=None):
@@ -166,10 +176,10 @@ def find_library(name):
     soname = ctypes.util.find_library(name)
     if not soname:
         return None
-    for directory in ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/lib", *map(str, pathlib.Path("/usr/lib").glob("*-linux-gnu*"))]:
-        path = os.path.join(directory, soname)
-        if os.path.exists(path):
-            return path
+    for pattern in ("usr/local/lib", "usr/lib64", "usr/lib/*-linux-gnu*", "usr/lib", "lib"):
+        for directory in sorted(pathlib.Path("/").glob(pattern)):
+            if (directory / soname).exists():
+                return str(directory / soname)
     return None
 
 

@@ -15,7 +15,7 @@ const (
 	treeLevels  = 12
 	freshLevels = 5
 	ringSlots   = 1 << 14
-	bodyBytes   = 240
+	bodyBytes   = 496
 	sampleNS    = 20 * 1000 * 1000
 	nodeBytes   = 48
 	treeBytes   = (1<<treeLevels - 1) * nodeBytes
@@ -57,6 +57,7 @@ var (
 	// Written by main before the goroutines start.
 	maxOps     uint64
 	deadlineNS int64
+	text       [bodyBytes]byte // of every message
 
 	// Goroutines still at work: main watches it while it samples the pauses.
 	running atomic.Int32
@@ -123,6 +124,7 @@ func (m *message) value() uint64 {
 func opMessage(w *worker) {
 	m := new(message)
 	m.stamp = w.rng.Next()
+	m.body = text
 	m.body[m.stamp%bodyBytes] = byte(m.stamp)
 	about := new(note)
 	about.inverse = ^m.stamp
@@ -144,9 +146,9 @@ func change(w *worker) {
 	before := report.NowNS()
 	for w.ops < maxOps && before < deadlineNS {
 		kind := w.rng.Next() >> 60
-		if kind == 0 {
+		if kind < 2 {
 			opReplace(w)
-		} else if kind < 5 {
+		} else if kind < 6 {
 			opSwap(w)
 		} else {
 			opMessage(w)
@@ -207,6 +209,9 @@ func main() {
 		w.first = uint64(i) * perThread
 		w.ntrees = perThread
 		w.cursor = uint64(i) * ringSlots / uint64(*threads)
+	}
+	for i := range text {
+		text[i] = 'm'
 	}
 	run(plant, nil)
 	runtime.GC()
