@@ -69,12 +69,12 @@ LOAM_API void loam_read_memstats(loam_memstats *m);
  * value. */
 LOAM_API int loam_set_mem_profile_rate(int bytes);
 
-/* Gzipped protobuf, as `go tool pprof` opens it: allocated and live objects and bytes by call stack.
- * ENOMEM, or what write(2) reported. */
+/* Gzipped protobuf, as `go tool pprof` opens it: objects and bytes, allocated and live, by call
+ * stack. ENOMEM, or what write(2) reported. */
 LOAM_API int loam_write_heap_profile(int fd);
 
-/* A .heapsnapshot, as the Memory tab of Chrome DevTools opens it: every object with its type, fields
- * and retainers. The world stands still meanwhile. ENOMEM, or what write(2) reported. */
+/* A .heapsnapshot, as the Memory tab of Chrome DevTools opens it: every object with its type,
+ * fields and retainers. The world stands still meanwhile. ENOMEM, or what write(2) reported. */
 LOAM_API int loam_write_heap_dump(int fd);
 
 /* Chrome trace-event JSON, as Perfetto opens it: cycles, pauses, assists, sweeps, until the stop.
@@ -82,8 +82,8 @@ LOAM_API int loam_write_heap_dump(int fd);
 LOAM_API int loam_trace_start(int fd);
 LOAM_API void loam_trace_stop(void); /* nothing if none is running */
 
-/* Writes a shortest chain from a root to obj, as text. EINVAL (not in a heap object), ENOENT (nothing
- * but the call holds it), ENOMEM, or what write(2) reported. */
+/* Writes a shortest chain from a root to obj, as text. EINVAL (not in a heap object), ENOENT
+ * (nothing but the call holds it), ENOMEM, or what write(2) reported. */
 LOAM_API int loam_why_alive(const void *obj, int fd);
 
 #ifdef __cplusplus
