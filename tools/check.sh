@@ -30,11 +30,13 @@ sources() # DIR... - the C files below them that are there
 
 check() # COMMAND... - counts as one
 {
+    local before
+    before=$(wc -l <"$log")
     if "$@" >>"$log" 2>&1; then
         passed=$((passed + 1)) said="ok"
     else
         failed=$((failed + 1)) said="failed"
-        tail -n 60 "$log"
+        tail -n +$((before + 1)) "$log" | tail -n 60
         return 1
     fi
 }
@@ -53,8 +55,9 @@ build() # PRESET [TARGET...]
 
 run_tests() # PRESET CTEST-OPTION... - counts each case
 {
-    local preset=$1 junit="$PWD/$logs/$step.xml" status run skipped ok parts
+    local preset=$1 junit="$PWD/$logs/$step.xml" status run parts skipped ok before
     shift
+    before=$(wc -l <"$log")
     rm -f "$junit"
     $launcher ctest --preset "$preset" -j "$jobs" --output-on-failure --no-tests=error \
         --output-junit "$junit" "$@" >>"$log" 2>&1
@@ -67,7 +70,7 @@ run_tests() # PRESET CTEST-OPTION... - counts each case
     said="$ok of $run tests"
     if [ $status -ne 0 ]; then
         failed=$((failed + (run > ok ? run - ok : 1)))
-        grep -vE '^ +Start +[0-9]+:|   Passed  ' "$log" | tail -n 120
+        tail -n +$((before + 1)) "$log" | grep -vE '^ +Start +[0-9]+:|   Passed  ' | tail -n 120
         sed -n 's/^[[:space:]]*[0-9]* - \([^ ]*\) (.*/To repeat one: ctest --preset '"$preset"' -R \1/p' \
             "$log" | tail -n 5
         return 1
