@@ -1,9 +1,10 @@
 #!/bin/sh
 # compile_all.sh - the public headers under every compiler and linker that is here.
 #
-# Claims: (1) use_all.* and two_tus* compile without a warning in C99, C11, C17 and C++17;
-# (2) each bad/*.c is refused, with the text after "expect:" in its first line, an extended regular
-# expression, among the messages; (3) two_tus links and runs in every way a program may be linked.
+# Claims: (1) every header alone, use_all.* and two_tus* compile without a warning in C99 and later
+# and in C++17 and later; (2) each bad/*.c is refused, with the text after "expect:" in its first
+# line, an extended regular expression, among the messages; (3) two_tus links and runs in every way
+# a program may be linked.
 # Usage: compile_all.sh [-v] [include-directory]. Prints one line per tool and what failed; exit
 # status 1 if anything did.
 
@@ -60,10 +61,21 @@ end() { echo "$1: $((checks - first)) checks, $((failed - before)) failed"; }
 
 obj="$tmp/o.o"
 
+# Every header alone, and twice: alone_*.c, and as C++ alone_*.cpp.
+for header in "$include"/*.h "$include"/loam/*.h; do
+    name=${header#"$include/"}
+    alone="$tmp/alone_$(basename "$name" .h)"
+    printf '#include <%s>\n#include <%s>\nextern int none;\n' "$name" "$name" >"$alone.c"
+    cp "$alone.c" "$alone.cpp"
+done
+
 for cc in gcc clang aarch64-linux-gnu-gcc; do
     have $cc || { echo "$cc: not here"; continue; }
     begin
-    for std in c99 c11 c17; do
+    for std in c99 c11 gnu11 c17 c2x; do
+        for f in "$tmp"/alone_*.c; do
+            try "$cc -std=$std ${f##*/}" $cc -std=$std $warn -I"$include" -c "$f" -o "$obj"
+        done
         for opt in -O0 -O2; do
             try "$cc -std=$std $opt use_all.c" \
                 $cc -std=$std $opt $warn -I"$include" -c "$here/use_all.c" -o "$obj"
@@ -95,6 +107,9 @@ for cxx in g++ clang++; do
     have $cxx || { echo "$cxx: not here"; continue; }
     begin
     for std in c++17 c++20; do
+        for f in "$tmp"/alone_*.cpp; do
+            try "$cxx -std=$std ${f##*/}" $cxx -std=$std $warn -I"$include" -c "$f" -o "$obj"
+        done
         for opt in -O0 -O2 "-O2 -Wold-style-cast -Wzero-as-null-pointer-constant -Wcast-qual"; do
             # NULL is a zero to that warning, and use_all.cpp stores one.
             case $opt in *zero*) no=-Wno-zero-as-null-pointer-constant ;; *) no= ;; esac
