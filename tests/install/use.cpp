@@ -4,7 +4,8 @@
 
 #include <string>
 
-namespace shop {
+namespace shop
+{
 struct node {
     node *next;
     int key;
@@ -16,7 +17,8 @@ static shop::node *list;
 
 int main(int argc, char **argv)
 {
-    if (argc != 2 || std::string(argv[1]) != LOAM_VERSION || std::string(argv[1]) != loam_version()) {
+    if (argc != 2 || std::string(argv[1]) != LOAM_VERSION ||
+        std::string(argv[1]) != loam_version()) {
         return 1;
     }
     for (int i = 0; i < 1000; i++) {
