@@ -25,11 +25,9 @@
 
 /* In case the C library's headers are older than the kernel (5.17). */
 #ifndef PR_SET_VMA
-#define PR_SET_VMA           0x53564d41
+#define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
 #endif
-
-#define MINCORE_PAGES 1024 /* asked at once; the answer lies on the stack of a signal handler */
 
 size_t os_page_size(void)
 {
@@ -115,19 +113,11 @@ void *os_map(size_t bytes)
     return os_fault() ? NULL : mem_mmap(bytes, PROT_READ | PROT_WRITE, 0);
 }
 
-/* Is all of [addr, addr + bytes) mapped, bytes at most MINCORE_PAGES pages? */
+/* Is all of [addr, addr + bytes) mapped? With MS_ASYNC nothing is written, no page is looked at: only
+ * the list of mappings is, where mincore would go through the page tables. */
 static bool mem_is_mapped(uintptr_t addr, size_t bytes)
 {
-    unsigned char present[MINCORE_PAGES];
-    int rc;
-    do {
-        rc = mincore((void *)addr, bytes, present);
-    } while (rc != 0 && errno == EAGAIN);
-    if (rc != 0 && errno != ENOMEM) {
-        /* Forbidden by a filter of system calls; this looks at the mappings as well. */
-        rc = msync((void *)addr, bytes, MS_ASYNC);
-    }
-    return rc == 0;
+    return msync((void *)addr, bytes, MS_ASYNC) == 0;
 }
 
 uintptr_t os_mapped_low(uintptr_t low, uintptr_t high)
@@ -139,7 +129,7 @@ uintptr_t os_mapped_low(uintptr_t low, uintptr_t high)
     int saved_errno = errno;
     uintptr_t bottom = align_down(low, page);
     uintptr_t at = align_up(high, page); /* [at, high) is mapped */
-    size_t step = MINCORE_PAGES * page;
+    size_t step = at - bottom;
     while (at > bottom) {
         size_t bytes = at - bottom < step ? at - bottom : step;
         if (mem_is_mapped(at - bytes, bytes)) {

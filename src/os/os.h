@@ -34,8 +34,8 @@ void os_release(void *addr, size_t bytes);
 void *os_map(size_t bytes);
 
 /* Lowest address such that [it, high) is mapped without a hole, not below low; high if not even the
- * last page is. PROT_NONE counts as mapped. Touches nothing; async-signal-safe; some ten system calls
- * for a stack of 8 MiB. */
+ * last page is. PROT_NONE counts as mapped. Touches nothing; async-signal-safe; one system
+ * call if all is mapped, else two for each halving of the range down to a page, at most. */
 uintptr_t os_mapped_low(uintptr_t low, uintptr_t high);
 
 /* Name a mapping for /proc/self/maps where the kernel can; a hint. Mappings of different names are

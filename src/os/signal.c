@@ -27,9 +27,9 @@
 
 #define SIGNAL_COUNT 65 /* 1..64 on Linux */
 
-#define ACTION_SIGINFO   (UINT64_C(1) << 63) /* the program's handler takes three arguments */
+#define ACTION_SIGINFO (UINT64_C(1) << 63)   /* the program's handler takes three arguments */
 #define ACTION_RESETHAND (UINT64_C(1) << 62) /* and is to be called once */
-#define ACTION_HANDLER   (ACTION_RESETHAND - 1)
+#define ACTION_HANDLER (ACTION_RESETHAND - 1)
 
 /* The program's action of each signal. Written by os_signal_install, and by os_signal_chain when a
  * one-shot handler is used up. */
@@ -96,52 +96,33 @@ int os_signal_install(int signo, os_signal_fn *fn, bool *changed)
 }
 
 /* A program's handler that was installed over ours may call ours for what is not its own; ours, back
- * on top, would chain to it again, without end. So chaining leaves a mark in the siginfo, in the last
- * word of its 128 bytes, which no kind of signal uses. */
-struct chain_mark {
-    uintptr_t word;
-};
-_Static_assert(sizeof(siginfo_t) == 128, "the kernel's siginfo");
-
-#define CHAIN_MARK UINT64_C(0x6c6f616d63686169)
-
-static struct chain_mark chain_mark_get(const void *siginfo)
-{
-    struct chain_mark mark;
-    memcpy(&mark, (const char *)siginfo + sizeof(siginfo_t) - sizeof(mark), sizeof(mark));
-    return mark;
-}
-
-static void chain_mark_set(void *siginfo, struct chain_mark mark)
-{
-    memcpy((char *)siginfo + sizeof(siginfo_t) - sizeof(mark), &mark, sizeof(mark));
-}
+ * on top, would chain to it again, without end. So chaining leaves a mark in the context, in uc_link:
+ * the kernel sets it to NULL at each delivery, so a handler that jumped out leaves no stale mark
+ * behind, and does not read it at the return. */
+static char chain_mark;
 
 void os_signal_chain(int signo, void *siginfo, void *ucontext)
 {
-    if (signo <= 0 || signo >= SIGNAL_COUNT || siginfo == NULL) {
+    if (signo <= 0 || signo >= SIGNAL_COUNT || ucontext == NULL) {
         return;
     }
     uint64_t action = load_rlx(&signal_previous[signo]); /* relaxed: see Ordering */
-    if (action == 0) {
-        return;
-    }
-    struct chain_mark ours = {(uintptr_t)siginfo ^ (uintptr_t)CHAIN_MARK};
-    struct chain_mark old = chain_mark_get(siginfo);
-    if (old.word == ours.word) {
+    ucontext_t *uc = ucontext;
+    if (action == 0 || (void *)uc->uc_link == &chain_mark) {
         return;
     }
     if ((action & ACTION_RESETHAND) != 0 && !cas_rlx(&signal_previous[signo], &action, 0)) {
         return; /* relaxed: only one thread gets it. Another did. */
     }
-    chain_mark_set(siginfo, ours);
+    void *link = uc->uc_link;
+    uc->uc_link = (void *)&chain_mark;
     uintptr_t handler = (uintptr_t)(action & ACTION_HANDLER);
     if ((action & ACTION_SIGINFO) != 0) {
         ((os_signal_fn *)handler)(signo, siginfo, ucontext);
     } else {
         ((void (*)(int))handler)(signo);
     }
-    chain_mark_set(siginfo, old);
+    uc->uc_link = link;
 }
 
 bool os_signal_is_ours(const void *siginfo)

@@ -75,9 +75,9 @@ static NO_SANITIZE void tls_specific_own(tls_range_fn *fn, void *arg)
 
 #ifdef __GLIBC__
 
-#define SPECIFIC_BLOCK  32u                     /* entries */
-#define SPECIFIC_ENTRY  (2 * sizeof(uintptr_t)) /* seq, value */
-#define SPECIFIC_BYTES  (SPECIFIC_BLOCK * SPECIFIC_ENTRY)
+#define SPECIFIC_BLOCK 32u                     /* entries */
+#define SPECIFIC_ENTRY (2 * sizeof(uintptr_t)) /* seq, value */
+#define SPECIFIC_BYTES (SPECIFIC_BLOCK * SPECIFIC_ENTRY)
 #define SPECIFIC_SEARCH 4096 /* struct pthread is about 2 KiB */
 
 static intptr_t tls_specific_offset; /* of the array of 32 pointers, from tp; 0: not found */
@@ -90,8 +90,8 @@ struct dtv_entry {
     uintptr_t to_free;
 };
 #define DTV_UNALLOCATED UINTPTR_MAX
-#define DTV_MOST        65536  /* more modules with thread-local storage than that are no length */
-#define DTV_ALIGN_MOST  MIB(1) /* nor is a block so far behind its start */
+#define DTV_MOST 65536        /* more modules with thread-local storage than that are no length */
+#define DTV_ALIGN_MOST MIB(1) /* nor is a block so far behind its start */
 
 static NO_SANITIZE const struct dtv_entry *tls_dtv(uintptr_t tp, size_t *length)
 {

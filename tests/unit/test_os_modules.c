@@ -70,14 +70,16 @@ __asm__(".pushsection .text, 1\n"
                           "after_end: nop\n" NOTE("1", "5", "loam", "after_begin",
                                                   "after_end") ".popsection\n");
 
-extern const char many_high[];
-extern const char many_high_end[];
-extern const char seq_begin[];
-extern const char seq_end[];
-extern const char decoy_begin[];
-extern const char decoy_end[];
-extern const char after_begin[];
-extern const char after_end[];
+/* Local labels: not by way of the GOT. */
+#define HIDDEN __attribute__((visibility("hidden")))
+extern const char many_high[] HIDDEN;
+extern const char many_high_end[] HIDDEN;
+extern const char seq_begin[] HIDDEN;
+extern const char seq_end[] HIDDEN;
+extern const char decoy_begin[] HIDDEN;
+extern const char decoy_end[] HIDDEN;
+extern const char after_begin[] HIDDEN;
+extern const char after_end[] HIDDEN;
 
 uintptr_t test_word = 1;
 uintptr_t test_bss[100];
@@ -356,17 +358,23 @@ static void *reader_main(void *arg)
     return NULL;
 }
 
+/* From the list of mappings: under an emulator that has only the program's own. */
 static size_t mapped_kib(void)
 {
-    size_t pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f != NULL) {
-        if (fscanf(f, "%zu", &pages) != 1) {
-            pages = 0;
+    size_t bytes = 0;
+    char line[1024];
+    FILE *f = fopen("/proc/self/maps", "r");
+    while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+        unsigned long low = 0;
+        unsigned long high = 0;
+        if (sscanf(line, "%lx-%lx", &low, &high) == 2) {
+            bytes += high - low;
         }
+    }
+    if (f != NULL) {
         fclose(f);
     }
-    return pages * os_page_size() / 1024;
+    return bytes / 1024;
 }
 
 static void test_loop_does_not_leak(void **state)
