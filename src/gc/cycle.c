@@ -1,0 +1,664 @@
+/* cycle.c - the steps of a collection, and the thread that takes them.
+ *
+ * Purpose     Runs the protocol of docs/internals/protocol.md; decides when.
+ * Model       [sweep-done] [H-ON] [H-BLACK] [roots] [H-SCAN] [drain] [H-FLUSH]... [mark-done] [H-OFF]
+ *             [flip]+[H-GIVEBACK] [sweep]. One thread takes the steps; helpers and allocators mark.
+ * Invariants  those of the model, cited at each step below.
+ * Locking     cycle_lock: the whole cycle. weak_lock: mark-done and flip against weak to strong.
+ * From Go     mgc.go; differs: no stop of the world; what Go does in its two stops is a handshake here.
+ * Tests       tests/model/cycle.pml, tests/stress
+ */
+#define LOAM_LIBRARY_ 1 /* loam_write_barrier is ours to write */
+#include "gc/mark.h"
+
+#include "heap/fixalloc.h"
+
+#include <limits.h>
+#include <string.h>
+
+
+
+struct gc gc;
+
+/* The flag of the barrier, compiled into programs; see loam.h. */
+volatile uint32_t loam_write_barrier;
+
+enum {
+    SLICE_NS = 200000,              /* the collector marks so long before it yields */
+    PERIOD_NS_MINUTES = 2,          /* a cycle is forced after so long without one */
+    MAX_HELPERS = 63,
+    PATIENCE_NS = 200000,           /* before a helper that the kernel does not run is given priority */
+};
+static const uint64_t HELPERS_FROM = 8 << 20; /* live heap that is worth waking helpers for */
+
+static struct {
+    struct gcwork work;
+    int tid;
+    int nhelpers;
+    _Atomic int helper_tid[MAX_HELPERS];
+    _Atomic int64_t helper_ns;
+    bool boosted;
+} collector;
+
+static void set_barrier(uint32_t on)
+{
+    __atomic_store_n(&loam_write_barrier, on, __ATOMIC_SEQ_CST); /* seen at the latest at the answer */
+}
+
+/* -- what a thread does at each handshake ------------------------------------------------------ */
+
+static void h_on(struct m *m, const struct m_context *ctx)
+{
+    (void)m, (void)ctx; /* the answer itself says that the thread sees the barrier's flag */
+}
+
+static void h_black(struct m *m, const struct m_context *ctx)
+{
+    (void)ctx;
+    add_rlx(&gc.bytes_marked, (uint64_t)mcache_blacken(&m->cache));
+}
+
+static void h_scan(struct m *m, const struct m_context *ctx)
+{
+    gc_scan_thread(m, ctx);
+}
+
+static void h_flush(struct m *m, const struct m_context *ctx)
+{
+    (void)ctx;
+    gc_flush_wbbuf(m);
+}
+
+static void h_off(struct m *m, const struct m_context *ctx)
+{
+    (void)ctx;
+    m->wbbuf.n = 0;
+    m->assist_debt = 0;
+}
+
+static void h_give_back(struct m *m, const struct m_context *ctx)
+{
+    (void)ctx;
+    size_t rest = mcache_give_back(&m->cache, load_rlx(&heap.sweepgen));
+    gc_live_sub(rest);
+}
+
+/* Under world.lock, with the posting: a thread that attaches sees all or nothing. */
+static void post_on(void)
+{
+    store_rel(&gc.phase, GC_ON);
+    set_barrier(1);
+}
+
+static void post_black(void)
+{
+    store_rel(&gc.phase, GC_BLACK);
+    store_rlx(&gc.black, true);
+}
+
+static void post_off(void)
+{
+    set_barrier(0);
+}
+
+static void post_flip(void)
+{
+    store_rel(&gc.sweep_done, false);
+    store_rlx(&gc.live, load_rlx(&gc.bytes_marked));
+    store_rlx(&gc.black, false);
+    store_rel(&heap.sweepgen, load_rlx(&heap.sweepgen) + 2);
+    store_rel(&gc.phase, GC_OFF);
+}
+
+static void on_attach(struct m *m)
+{
+    m->cache.black = load_rlx(&gc.black);
+    m->cache.sweepgen = load_rlx(&heap.sweepgen);
+    m->work.counted = true;
+    m->rng = (uint64_t)m->tid * UINT64_C(0x9E3779B97F4A7C15) | 1;
+    if (gc.options.stress != 0) {
+        m->cache.run_limit = 0;
+    }
+}
+
+static void on_detach(struct m *m)
+{
+    gc_flush_wbbuf(m);
+    gc_live_sub(mcache_release(&m->cache));
+    add_rlx(&gc.pause_total, load_rlx(&m->pause_total_ns));
+    uint64_t max = load_rlx(&m->pause_max_ns);
+    if (max > load_rlx(&gc.pause_max)) {
+        store_rlx(&gc.pause_max, max); /* relaxed: under world.lock, as take_pauses */
+    }
+}
+
+/* -- marking ----------------------------------------------------------------------------------- */
+
+static void boost_helpers(bool on)
+{
+    if (collector.boosted == on) {
+        return;
+    }
+    collector.boosted = on;
+    for (int i = 0; i < collector.nhelpers; i++) {
+        int tid = load_rlx(&collector.helper_tid[i]);
+        if (tid != 0) {
+            os_thread_set_priority(tid, on ? OS_PRIORITY_NORMAL : OS_PRIORITY_IDLE);
+        }
+    }
+}
+
+static void wake_markers(void)
+{
+    add_rlx(&gc.work_seq, 1u);
+    os_futex_wake(&gc.work_seq, INT_MAX);
+}
+
+/* Others still hold work; one of them may be a helper that does not get a processor. */
+static void wait_draining(int64_t since)
+{
+    if (os_nanotime() - since > PATIENCE_NS) {
+        boost_helpers(true);
+    }
+    os_sleep_ns(10000);
+    world_safepoint();
+}
+
+/* [H-FLUSH]: is nothing white reachable? Nobody drains meanwhile. */
+static bool round_is_clean(void)
+{
+    int64_t begin = os_nanotime();
+    store_sc(&gc.paused, true); /* seq_cst: pairs with gc_drain */
+    while (load_sc(&gc.draining) != 0) {
+        wait_draining(begin);
+    }
+    bool clean = false;
+    if (gc_work_empty()) {
+        store_sc(&gc.dirty, 0u);
+        gc.last.rounds++;
+        world_handshake(h_flush, NULL);
+        mutex_lock(&gc.weak_lock);
+        clean = load_sc(&gc.dirty) == 0 && gc_work_empty();
+        if (clean) {
+            store_rel(&gc.phase, GC_END); /* [mark-done] */
+        }
+        mutex_unlock(&gc.weak_lock);
+    }
+    store_sc(&gc.paused, false);
+    if (!clean) {
+        wake_markers();
+    }
+    return clean;
+}
+
+/* The background's share is a quarter of the processors: with few of them the collector rests between
+ * slices, unless somebody waits for it. */
+static void rest(int64_t worked)
+{
+    double share = PACER_UTILIZATION * gc.options.max_procs;
+    if (share < 1.0 && load_rlx(&gc.waiters) == 0 && !gc.options.stop_the_world) {
+        os_sleep_ns((int64_t)((double)worked * (1.0 - share) / share));
+    }
+}
+
+static void mark_to_the_end(void)
+{
+    struct gcwork *w = &collector.work;
+    int64_t idle_since = 0;
+    for (;;) {
+        int64_t begin = os_nanotime();
+        uint64_t done = gc_drain(w, UINT64_MAX, begin + SLICE_NS);
+        if (done != 0) {
+            add_rlx(&gc.bg_credit, (int64_t)done);
+            idle_since = 0;
+        }
+        mutex_lock(&gc.pacer_lock);
+        pacer_revise(&gc.pacer, load_rlx(&gc.live), load_rlx(&gc.scan_work));
+        mutex_unlock(&gc.pacer_lock);
+        world_safepoint();
+        if (!gc_work_empty()) {
+            rest(os_nanotime() - begin);
+        } else if (load_sc(&gc.draining) != 0) {
+            idle_since = idle_since == 0 ? begin : idle_since;
+            wait_draining(idle_since);
+        } else if (round_is_clean()) {
+            return;
+        }
+    }
+}
+
+/* -- a cycle ----------------------------------------------------------------------------------- */
+
+static void clear_stale_marks(void)
+{
+    size_t end = load_rlx(&heap.used) >> PAGE_SHIFT;
+    for (size_t pn = 0; pn < end;) {
+        pagedesc d = load_acq(&heap.descs[pn]);
+        if (d == 0 || pagedesc_head(d) != pn) {
+            pn++;
+            continue;
+        }
+        struct mspan *s = &heap.spans[pn];
+        for (size_t i = 0; i < s->nwords; i++) {
+            store_rlx(&mspan_marks(s)[i], UINT64_C(0));
+            if (!s->noscan) {
+                store_rlx(&mspan_scans(s)[i], UINT64_C(0));
+            }
+        }
+        store_rlx(&s->scan_progress, (size_t)0);
+        store_rlx(&heap.qstate[pn], (uint8_t)0);
+        pn += s->npages;
+    }
+    store_rlx(&gc.marks_stale, false);
+}
+
+static void begin_counts(struct gc_cycle_stats *st)
+{
+    memset(st, 0, sizeof *st);
+    st->begin = os_nanotime();
+    st->number = load_rlx(&gc.started);
+    st->live_begin = load_rlx(&gc.live);
+    st->goal = gc.pacer.goal;
+    st->trigger = gc.pacer.trigger;
+    store_rlx(&gc.bytes_marked, UINT64_C(0));
+    store_rlx(&gc.scan_work, UINT64_C(0));
+    store_rlx(&gc.stack_scan, UINT64_C(0));
+    store_rlx(&gc.globals_scan, UINT64_C(0));
+    store_rlx(&gc.bg_credit, INT64_C(0));
+    store_rlx(&gc.assist_time, INT64_C(0));
+    store_rlx(&collector.helper_ns, INT64_C(0));
+    store_rlx(&world.handshake_max_ns, UINT64_C(0));
+}
+
+static void end_of_mark_counts(struct gc_cycle_stats *st, int64_t worker_ns)
+{
+    st->mark_end = os_nanotime();
+    st->last_walltime = os_walltime();
+    st->live_end = load_rlx(&gc.live);
+    st->marked = load_rlx(&gc.bytes_marked);
+    st->stack_scan = load_rlx(&gc.stack_scan);
+    st->globals_scan = load_rlx(&gc.globals_scan);
+    st->assist_ns = load_rlx(&gc.assist_time);
+    st->worker_ns = worker_ns;
+    st->idle_ns = load_rlx(&collector.helper_ns);
+    struct pacer_cycle c = {
+        .live = st->live_end,
+        .marked = st->marked,
+        .scan_work = load_rlx(&gc.scan_work) + st->stack_scan,
+        .stack_scan = st->stack_scan,
+        .globals_scan = st->globals_scan,
+        .duration_ns = (double)(st->mark_end - st->mark_begin),
+        .assist_ns = (double)st->assist_ns,
+        .idle_ns = (double)st->idle_ns,
+        .procs = gc.options.max_procs,
+    };
+    mutex_lock(&gc.pacer_lock);
+    gc.pacer.gc_percent = load_rlx(&gc.gc_percent);
+    pacer_end_cycle(&gc.pacer, &c);
+    store_rlx(&gc.trigger, gc.pacer.trigger);
+    mutex_unlock(&gc.pacer_lock);
+}
+
+static uint64_t take_pauses(void)
+{
+    uint64_t max = 0;
+    mutex_lock(&world.lock);
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        uint64_t t = xchg_rlx(&m->pause_max_ns, UINT64_C(0)); /* relaxed: a report */
+        max = t > max ? t : max;
+    }
+    uint64_t left = xchg_rlx(&gc.pause_max, UINT64_C(0)); /* of threads that ended */
+    mutex_unlock(&world.lock);
+    return left > max ? left : max;
+}
+
+static void sweep_in_background(void)
+{
+    for (;;) {
+        int64_t begin = os_nanotime();
+        bool more = true;
+        while (more && os_nanotime() - begin < SLICE_NS) {
+            more = gc_sweep_one();
+        }
+        world_safepoint();
+        if (!more) {
+            break;
+        }
+        rest(os_nanotime() - begin);
+    }
+    gc_sweep_finish();
+}
+
+static void cycle(void)
+{
+    struct gc_cycle_stats *st = &gc.last;
+    int64_t cpu = os_thread_cputime();
+    gc_sweep_finish(); /* [sweep-done] */
+    if (load_rlx(&gc.marks_stale)) {
+        clear_stale_marks();
+    }
+    world_check_signal();
+    add_acqrel(&gc.started, 1u);
+    begin_counts(st);
+    if (gc.options.stop_the_world) {
+        world_stop();
+    }
+    world_handshake(h_on, post_on);       /* [H-ON] */
+    world_handshake(h_black, post_black); /* [H-BLACK] */
+    st->mark_begin = os_nanotime();
+    mutex_lock(&gc.pacer_lock);
+    pacer_start_cycle(&gc.pacer, st->live_begin);
+    mutex_unlock(&gc.pacer_lock);
+    store_rel(&gc.phase, GC_MARK); /* release: assists may begin; pairs with malloc's look */
+    gc_mark_roots(&collector.work); /* [roots] */
+    world_handshake(h_scan, NULL);  /* [H-SCAN] */
+    if (load_rlx(&gc.live) >= HELPERS_FROM) {
+        wake_markers();
+    }
+    mark_to_the_end(); /* [drain], [H-FLUSH], [mark-done] */
+    boost_helpers(false);
+    if (gc.options.checkmark) {
+        gc_checkmark();
+    }
+    world_handshake(h_off, post_off); /* [H-OFF] */
+    end_of_mark_counts(st, os_thread_cputime() - cpu);
+    world_handshake(h_give_back, post_flip); /* [flip], [H-GIVEBACK] */
+    st->given_back = os_nanotime();
+    gc_sweep_began();
+    if (gc.options.stop_the_world) {
+        world_start();
+    }
+    st->handshake_ns = (int64_t)load_rlx(&world.handshake_max_ns);
+    st->pause_max_ns = take_pauses();
+    sweep_in_background(); /* [sweep] */
+    st->end = os_nanotime();
+    add_rlx(&gc.gc_cpu_total, os_thread_cputime() - cpu + st->assist_ns + st->idle_ns);
+}
+
+static bool forced(void)
+{
+    return (int32_t)(load_acq(&gc.forced) - load_acq(&gc.started)) > 0;
+}
+
+static bool due(void)
+{
+    return forced() || load_rlx(&gc.live) >= load_rlx(&gc.trigger);
+}
+
+static void run_cycle(bool was_forced)
+{
+    mutex_lock(&gc.cycle_lock);
+    cycle();
+    gc.last.forced = was_forced;
+    if (was_forced) {
+        add_rlx(&gc.num_forced, 1u);
+    }
+    if (gc.cycle_ended != NULL) {
+        gc.cycle_ended();
+    }
+    store_rel(&gc.finished, load_rlx(&gc.started)); /* release: pairs with gc_collect */
+    mutex_unlock(&gc.cycle_lock);
+    os_futex_wake(&gc.finished, INT_MAX);
+}
+
+/* -- the library's threads --------------------------------------------------------------------- */
+
+static void helper_main(void *arg)
+{
+    int i = (int)(intptr_t)arg;
+    struct gcwork *w = metaalloc(sizeof *w);
+    if (w == NULL) {
+        return;
+    }
+    store_rlx(&collector.helper_tid[i], os_gettid());
+    os_thread_set_priority(0, OS_PRIORITY_IDLE);
+    for (;;) {
+        uint32_t seq = load_sc(&gc.work_seq);
+        if (load_acq(&gc.phase) == GC_MARK && !load_sc(&gc.paused) && !gc_work_empty()) {
+            world_lib_resume();
+            int64_t cpu = os_thread_cputime();
+            while (gc_drain(w, UINT64_MAX, os_nanotime() + SLICE_NS) != 0) {
+                world_safepoint();
+            }
+            add_rlx(&collector.helper_ns, os_thread_cputime() - cpu);
+            world_lib_pause();
+            continue;
+        }
+        atomic_fetch_add_explicit(&gc.sleepers, 1, memory_order_seq_cst);
+        if (gc_work_empty() || load_sc(&gc.paused) || load_acq(&gc.phase) != GC_MARK) {
+            os_futex_wait(&gc.work_seq, seq, -1);
+        }
+        sub_rlx(&gc.sleepers, 1u);
+    }
+}
+
+static void start_helpers(void)
+{
+    int want = gc.options.max_procs - 1;
+    want = want > MAX_HELPERS ? MAX_HELPERS : want;
+    while (collector.nhelpers < want) {
+        if (os_thread_start(helper_main, (void *)(intptr_t)collector.nhelpers, "loam-mark") != 0) {
+            return; /* the collector marks alone */
+        }
+        collector.nhelpers++;
+    }
+}
+
+static void collector_main(void *arg)
+{
+    (void)arg;
+    collector.tid = os_gettid();
+    world_lib_resume();
+    for (;;) {
+        uint32_t seen = load_acq(&gc.wakeups);
+        if (due()) {
+            if (load_rlx(&gc.live) >= HELPERS_FROM) {
+                start_helpers();
+            }
+            run_cycle(forced());
+            continue;
+        }
+        int64_t period = (int64_t)PERIOD_NS_MINUTES * 60 * 1000000000;
+        int64_t before = os_nanotime();
+        world_lib_pause();
+        os_futex_wait(&gc.wakeups, seen, load_rlx(&gc.gc_percent) < 0 ? -1 : period);
+        world_lib_resume();
+        if (os_nanotime() - before >= period && load_rlx(&gc.gc_percent) >= 0) {
+            store_rel(&gc.forced, load_rlx(&gc.started) + 1);
+        }
+    }
+}
+
+static bool collector_started(void)
+{
+    bool running = false;
+    if (load_acq(&gc.running)) {
+        return true;
+    }
+    if (cas_acqrel(&gc.running, &running, true)) {
+        if (os_thread_start(collector_main, NULL, "loam-gc") != 0) {
+            store_rel(&gc.running, false);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* No thread could be had: the caller takes the steps itself, as a blocked thread that the collector,
+ * which is itself, answers for. */
+static void collect_inline(struct m *m)
+{
+    m_enter_blocking(m);
+    world_lib_resume();
+    run_cycle(true);
+    world_lib_pause();
+    m_exit_blocking(m);
+}
+
+void gc_wake(void)
+{
+    add_acqrel(&gc.wakeups, 1u);
+    os_futex_wake(&gc.wakeups, 1);
+}
+
+void gc_start_if_due(struct m *m)
+{
+    if (load_rlx(&gc.phase) != GC_OFF || !load_acq(&gc.sweep_done)) {
+        if (!load_rlx(&gc.running)) {
+            collector_started(); /* in fork's child a sweep may wait for its thread */
+        }
+        return;
+    }
+    if (!due()) {
+        return;
+    }
+    if (collector_started()) {
+        gc_wake();
+    } else {
+        collect_inline(m);
+    }
+}
+
+/* The number of the next cycle to begin, which is asked for. */
+static uint32_t ask_for_cycle(void)
+{
+    uint32_t ticket = load_acq(&gc.started) + 1;
+    uint32_t old = load_rlx(&gc.forced);
+    while ((int32_t)(ticket - old) > 0 && !cas_acqrel(&gc.forced, &old, ticket)) {
+    }
+    return ticket;
+}
+
+void gc_force(void)
+{
+    ask_for_cycle();
+    if (load_acq(&gc.running)) {
+        gc_wake();
+    }
+}
+
+static void commit_pacer(void)
+{
+    gc.pacer.gc_percent = load_rlx(&gc.gc_percent);
+    pacer_commit(&gc.pacer);
+    store_rlx(&gc.trigger, gc.pacer.trigger);
+}
+
+int gc_set_percent(struct m *m, int percent)
+{
+    m_enter(m);
+    mutex_lock(&gc.pacer_lock);
+    int old = atomic_exchange_explicit(&gc.gc_percent, percent < 0 ? -1 : percent,
+                                       memory_order_relaxed);
+    commit_pacer();
+    mutex_unlock(&gc.pacer_lock);
+    m_leave(m);
+    return old;
+}
+
+int64_t gc_set_min_heap(struct m *m, int64_t bytes)
+{
+    m_enter(m);
+    mutex_lock(&gc.pacer_lock);
+    int64_t old = (int64_t)gc.pacer.min_heap;
+    if (bytes >= 0) {
+        gc.pacer.min_heap = (uint64_t)bytes;
+        commit_pacer();
+    }
+    mutex_unlock(&gc.pacer_lock);
+    m_leave(m);
+    return old;
+}
+
+void gc_collect(struct m *m)
+{
+    uint32_t ticket = ask_for_cycle();
+    if (!collector_started()) {
+        collect_inline(m);
+        return;
+    }
+    add_acqrel(&gc.waiters, 1u);
+    gc_wake();
+    m_enter_blocking(m);
+    for (;;) {
+        uint32_t done = load_acq(&gc.finished); /* acquire: pairs with run_cycle */
+        if ((int32_t)(done - ticket) >= 0) {
+            break;
+        }
+        os_futex_wait(&gc.finished, done, -1);
+    }
+    m_exit_blocking(m);
+    sub_acqrel(&gc.waiters, 1u);
+}
+
+bool gc_emergency(struct m *m)
+{
+    if (m->busy != 0) {
+        return false;
+    }
+    gc_collect(m);
+    return true;
+}
+
+/* -- start, and fork --------------------------------------------------------------------------- */
+
+/* The child has one thread: the one that forked. A cycle that was under way is dropped. */
+static void on_fork_child(void)
+{
+    if (load_rlx(&gc.phase) != GC_OFF) {
+        set_barrier(0);
+        store_rlx(&gc.phase, GC_OFF);
+        store_rlx(&gc.black, false);
+        store_rlx(&gc.marks_stale, true);
+    }
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        m->wbbuf.n = 0;
+        m->work.head = m->work.tail = m->work.count = 0;
+        m->assist_debt = 0;
+        if (m->cache.sweepgen != load_rlx(&heap.sweepgen)) {
+            h_give_back(m, NULL); /* flipped, not yet answered */
+        }
+        m->cache.black = false;
+    }
+    gc_work_reset();
+    memset(&collector, 0, sizeof collector);
+    memset(&gc.cycle_lock, 0, sizeof gc.cycle_lock);
+    memset(&gc.weak_lock, 0, sizeof gc.weak_lock);
+    memset(&gc.pacer_lock, 0, sizeof gc.pacer_lock);
+    store_rlx(&heap.sweeping, 0u);
+    store_rlx(&gc.running, false);
+    store_rlx(&gc.waiters, 0u);
+    store_rlx(&gc.finished, load_rlx(&gc.started));
+    store_rlx(&gc.forced, load_rlx(&gc.started));
+    gc_roots_fork_child();
+    ends_fork_child();
+}
+
+static void stress_delay(void)
+{
+    static _Atomic uint64_t seed = 88172645463325252;
+    uint64_t x = add_rlx(&seed, UINT64_C(0x9E3779B97F4A7C15));
+    x ^= x >> 29;
+    x *= UINT64_C(0xBF58476D1CE4E5B9);
+    if (x >> 62 == 0) {
+        os_sleep_ns((int64_t)(x >> 40 & 0xffff));
+    }
+}
+
+bool gc_init(void)
+{
+    heap.sweep_span = gc_sweep_span;
+    world.attach = on_attach;
+    world.detach = on_detach;
+    world.fork_child = on_fork_child;
+    if (gc.options.stress != 0) {
+        world.delay = stress_delay;
+    }
+    if (gc.options.max_procs < 1) {
+        gc.options.max_procs = os_ncpu();
+    }
+    pacer_init(&gc.pacer, load_rlx(&gc.gc_percent));
+    store_rlx(&gc.trigger, gc.pacer.trigger);
+    store_rlx(&gc.sweep_done, true);
+    return ends_init();
+}

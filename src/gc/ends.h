@@ -1,0 +1,53 @@
+/* ends.h - what happens at the end of an object: finalizers, cleanups, weak pointers, ephemerons.
+ *
+ * A `special` is a record, off the heap, that belongs to one object. A span keeps its specials by
+ * object index (mspan.specials), so finding those of an object is one load.
+ */
+#ifndef GC_ENDS_H
+#define GC_ENDS_H
+
+#include "gc/gc.h"
+
+bool ends_init(void);
+
+/* Set once at start by api/: zeroed memory of a builtin type, called while not busy; may collect.
+ * NULL: no memory. */
+extern void *(*ends_alloc)(struct m *m, struct gctype *type, size_t bytes);
+
+/* [roots]: finalizer arguments and what finalizable objects reach (not themselves), cleanup arguments,
+ * weak handles of objects, and everything queued for the library's own thread. */
+void ends_mark_roots(struct gcwork *w);
+
+/* An object with an ephemeron's key on it was marked: queue its ephemerons. Any marker; lock-free. */
+void ends_key_marked(struct mspan *s, size_t index);
+/* Mark the values of queued ephemerons whose own object is marked too. */
+void ends_drain_keys(struct gcwork *w);
+
+/* Before s is swept: specials of objects that are not marked. A finalizer makes its object marked
+ * again and is queued; weak pointers are cleared first; the rest is queued or freed. */
+void ends_sweep_span(struct mspan *s);
+/* Before the pages of s, which holds no live object any more, return to the page heap. */
+void ends_span_freed(struct mspan *s);
+/* loam_free of an object that has specials, before its alloc bit is cleared; the caller is busy. */
+void ends_free_object(struct mspan *s, size_t index);
+/* A cycle has ended: if something is queued and its thread could not be had, try again. No lock
+ * held, not busy: it starts a thread. */
+void ends_cycle_ended(void);
+
+/* The contract; errno on failure. The caller is not busy. */
+int ends_set_finalizer(struct m *m, void *obj, void (*fn)(void *, void *), void *arg);
+uint64_t ends_add_cleanup(struct m *m, void *obj, void (*fn)(void *), void *arg);
+void ends_cleanup_stop(uint64_t id);
+void *ends_weak_make(struct m *m, void *obj);
+void *ends_weak_value(struct m *m, const void *handle);
+void *ends_ephemeron_make(struct m *m, void *key, void *value);
+void *ends_ephemeron_value(struct m *m, const void *ephemeron);
+
+/* In the child, single-threaded. */
+void ends_fork_child(void);
+/* For reports: bytes of the system's that specials take (their index arrays are metaalloc's), and
+ * finalizers and cleanups that wait to be run. */
+uint64_t ends_bytes(void);
+uint64_t ends_queued(void);
+
+#endif

@@ -1,0 +1,267 @@
+/* mark.c - scanning spans: the inner loop of the collector.
+ *
+ * Purpose     Takes a queued span, finds its objects that are marked and not scanned, and marks what
+ *             their words point to.
+ * Model       span queued -> qstate := 0 -> todo = marks & ~scans; scans |= todo -> a kernel gathers
+ *             candidate words of the whole span -> each is looked up with the next ones prefetched.
+ * Invariants  [mark.once]  of all markers exactly one scans an object: who sets its scanned bit.
+ *             [mark.noalloc]  nothing here allocates, recurses or takes a lock.
+ * Ordering    qstate and marks: see gcwork_put. Words of objects are read while the program writes
+ *             them; a torn or stale word is looked up like any other and does no harm.
+ * From Go     "Green Tea" of go1.26; differs: every small class goes by spans, the layout is the
+ *             span's, bits lie outside the page, kernels for AVX-512, AVX2 and NEON.
+ * Tests       tests/unit/test_scan.c, tests/model [drain]
+ */
+#include "gc/mark.h"
+
+#include "gc/scan.h"
+
+enum {
+    PREFETCH_AHEAD = 8,
+    PIECE = 128 << 10, /* bytes of a large object scanned at once: nobody waits for more */
+    WORD = sizeof(uintptr_t),
+};
+
+const uint8_t class_to_words[NUM_SIZE_CLASSES] = {
+    1, 16, 8, 6, 4, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1,  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+};
+
+static scan_kernel *kernel;
+
+/* -- candidates -------------------------------------------------------------------------------- */
+
+ALWAYS_INLINE void prefetch_mark(uintptr_t off)
+{
+    pagedesc d = load_rlx(&heap.descs[off >> PAGE_SHIFT]); /* relaxed: for a prefetch only */
+    size_t head = pagedesc_head(d);
+    size_t index = class_object_index(pagedesc_class(d), off - (head << PAGE_SHIFT));
+    __builtin_prefetch(heap.bits + head * BITS_WORDS + (index / 64) % BITS_WORDS, 1, 3);
+}
+
+static void mark_candidates(struct gcwork *w, size_t n)
+{
+    const uintptr_t *c = w->candidates;
+    for (size_t i = 0; i < n && i < PREFETCH_AHEAD; i++) {
+        prefetch_mark(c[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (i + PREFETCH_AHEAD < n) {
+            prefetch_mark(c[i + PREFETCH_AHEAD]);
+        }
+        mark_offset(w, c[i]);
+    }
+}
+
+NO_SANITIZE void mark_range(struct gcwork *w, uintptr_t start, uintptr_t limit)
+{
+    uintptr_t used = load_rlx(&heap.used);
+    size_t n = 0;
+    start = align_up(start, WORD);
+    for (uintptr_t p = start; p + WORD <= limit; p += WORD) {
+        uintptr_t off = (*(const volatile uintptr_t *)p & heap.pointer_mask) - heap.base;
+        if (off < used) {
+            w->candidates[n++] = off;
+            if (n == GCWORK_CANDIDATES) {
+                mark_candidates(w, n);
+                n = 0;
+            }
+        }
+    }
+    mark_candidates(w, n);
+}
+
+/* -- objects ----------------------------------------------------------------------------------- */
+
+void loam_mark(loam_marker *m, const void *p)
+{
+    if (likely(m->fn == NULL)) {
+        mark_word(m->w, (uintptr_t)p);
+    } else {
+        m->fn(m->arg, (uintptr_t)p);
+    }
+}
+
+static void scan_fields(struct gcwork *w, const struct gctype *t, uintptr_t obj)
+{
+    for (uint32_t i = 0; i < t->nfields; i++) {
+        uintptr_t from = obj + t->fields[i].offset;
+        mark_range(w, from, from + (size_t)t->fields[i].words * WORD);
+    }
+}
+
+/* The words of elements in [from, to) of an object of type t at obj; from at an element's start. */
+static NO_SANITIZE void scan_piece(struct gcwork *w, const struct gctype *t, uintptr_t obj, size_t from,
+                                   size_t to)
+{
+    switch (t->kind) {
+    case SCAN_NONE:
+        break;
+    case SCAN_ALL:
+        mark_range(w, obj + from, obj + to);
+        break;
+    case SCAN_MASK:
+        for (size_t at = from; at + t->size <= to; at += t->size) {
+            for (uint64_t m = t->mask; m != 0; m &= m - 1) {
+                mark_word(w, ((const volatile uintptr_t *)(obj + at))[ctz64(m)]);
+            }
+        }
+        break;
+    case SCAN_FIELDS:
+        for (size_t at = from; at + t->size <= to; at += t->size) {
+            scan_fields(w, t, obj + at);
+        }
+        break;
+    case SCAN_FLEX:
+        if (from == 0) {
+            scan_fields(w, t, obj);
+        }
+        if (t->tail_words) {
+            mark_range(w, obj + (from > t->tail_offset ? from : t->tail_offset), obj + to);
+        }
+        break;
+    case SCAN_FN: {
+        struct loam_marker m = {.w = w};
+        size_t bytes = (to - from) / t->size * t->size;
+        if (bytes != 0) {
+            t->scan((const void *)(obj + from), bytes, &m);
+        }
+        break;
+    }
+    }
+}
+
+void scan_object(struct gcwork *w, const struct mspan *s, size_t index)
+{
+    scan_piece(w, s->type, mspan_object(s, index), 0, s->elem_size);
+}
+
+/* A large object is scanned in pieces; the span is queued again before a piece, so that others take
+ * the next ones meanwhile. */
+static void scan_large(struct gcwork *w, struct mspan *s)
+{
+    const struct gctype *t = s->type;
+    size_t size = s->elem_size;
+    size_t piece = PIECE;
+    if ((load_acq(mspan_scans(s)) & 1) != 0 || (load_acq(mspan_marks(s)) & 1) == 0) {
+        return;
+    }
+    if (t->kind != SCAN_ALL && t->kind != SCAN_FLEX && t->size != 0) {
+        piece = t->size >= PIECE ? t->size : PIECE / t->size * t->size;
+    }
+    /* relaxed: the pieces are independent */
+    size_t from = add_rlx(&s->scan_progress, piece);
+    if (from >= size) {
+        return;
+    }
+    size_t to = size - from > piece ? from + piece : size;
+    if (to < size) {
+        gcwork_put(w, mspan_pn(s));
+    } else {
+        or_acqrel(mspan_scans(s), UINT64_C(1));
+    }
+    w->scan_work += to - from;
+    scan_piece(w, t, s->base, from, to);
+}
+
+/* -- spans ------------------------------------------------------------------------------------- */
+
+static const struct scan_region *region_now(struct scan_region *r)
+{
+    r->base = heap.base;
+    r->used = load_rlx(&heap.used);
+    r->pointer_mask = heap.pointer_mask;
+    return r;
+}
+
+/* Objects `todo` of the 64 from `first` on. */
+static void scan_objects(struct gcwork *w, const struct mspan *s, size_t first, uint64_t todo)
+{
+    const struct gctype *t = s->type;
+    size_t words = s->elem_size / WORD;
+    w->scan_work += popcount64(todo) * s->elem_size;
+    if ((t->kind == SCAN_ALL || (t->kind == SCAN_MASK && t->size * 2 > s->elem_size)) && words <= 64) {
+        struct scan_region region;
+        uint64_t mask = t->kind == SCAN_ALL ? bit_range(0, (unsigned)words) : t->mask;
+        size_t at_once = (GCWORK_CANDIDATES - 8) / words; /* objects whose candidates surely fit */
+        const uintptr_t *base = (const uintptr_t *)mspan_object(s, first);
+        region_now(&region);
+        while (todo != 0) {
+            uint64_t some = todo;
+            if (popcount64(todo) > at_once) {
+                some = 0;
+                for (size_t i = 0; i < at_once; i++) {
+                    some |= todo & -todo;
+                    todo &= todo - 1;
+                }
+            } else {
+                todo = 0;
+            }
+            mark_candidates(w, kernel(base, words, mask, some, &region, w->candidates));
+        }
+        return;
+    }
+    for (; todo != 0; todo &= todo - 1) {
+        scan_object(w, s, first + ctz64(todo));
+    }
+}
+
+static void scan_span(struct gcwork *w, size_t pn)
+{
+    struct mspan *s = &heap.spans[pn];
+    /* seq_cst: before the marks are loaded; pairs with gcwork_put. */
+    xchg_sc(&heap.qstate[pn], (uint8_t)0);
+    if (s->sizeclass == 0) {
+        scan_large(w, s);
+        return;
+    }
+    _Atomic uint64_t *marks = mspan_marks(s);
+    _Atomic uint64_t *scans = mspan_scans(s);
+    for (size_t i = 0; i < s->nwords; i++) {
+        uint64_t todo = load_sc(&marks[i]) & ~load_rlx(&scans[i]);
+        if (todo != 0) {
+            todo &= ~or_acqrel(&scans[i], todo); /* [mark.once] */
+            scan_objects(w, s, i * 64, todo);
+        }
+    }
+}
+
+ALWAYS_INLINE void prefetch_span(uint32_t id)
+{
+    if (id != 0) {
+        __builtin_prefetch(&heap.spans[id - 1], 0, 3);
+        __builtin_prefetch(heap.bits + (id - 1) * (size_t)BITS_WORDS, 1, 3);
+    }
+}
+
+enum { CHECK_EVERY = 16 };
+
+uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline)
+{
+    if (unlikely(kernel == NULL)) {
+        kernel = scan_choose();
+    }
+    /* seq_cst: this add, then the load of paused; a round stores paused, then loads draining. */
+    atomic_fetch_add_explicit(&gc.draining, 1, memory_order_seq_cst);
+    uint64_t done = 0;
+    uint64_t before = w->scan_work;
+    for (unsigned n = 0; !load_sc(&gc.paused); n++) {
+        size_t pn;
+        if (!gcwork_get(w, &pn)) {
+            ends_drain_keys(w);
+            if (w->head == 0 && !gcwork_take(w)) {
+                break;
+            }
+            continue;
+        }
+        prefetch_span(w->head);
+        scan_span(w, pn);
+        done = w->scan_work - before;
+        if (done >= budget || (n % CHECK_EVERY == 0 && os_nanotime() > deadline)) {
+            break;
+        }
+    }
+    gcwork_publish(w);
+    atomic_fetch_sub_explicit(&gc.draining, 1, memory_order_seq_cst);
+    return done;
+}

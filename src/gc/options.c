@@ -1,0 +1,110 @@
+/* options.c - GOGC, GODEBUG and GOMAXPROCS, read once at the first use, with Go's syntax.
+ *
+ * What cannot be parsed is named on stderr and ignored. Keys of GODEBUG that are not ours are ignored
+ * in silence, as Go does: the variable is shared.
+ */
+#include "gc/gc.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool parse_int(const char *text, size_t len, long *out)
+{
+    char buf[32];
+    if (len == 0 || len >= sizeof buf) {
+        return false;
+    }
+    memcpy(buf, text, len);
+    buf[len] = '\0';
+    char *end;
+    errno = 0;
+    long v = strtol(buf, &end, 10);
+    if (*end != '\0' || errno != 0 || v > INT_MAX || v < INT_MIN) {
+        return false;
+    }
+    *out = v;
+    return true;
+}
+
+static void read_gogc(void)
+{
+    const char *text = getenv("GOGC");
+    long v;
+    store_rlx(&gc.gc_percent, 100);
+    if (text == NULL || *text == '\0') {
+        return;
+    }
+    if (strcmp(text, "off") == 0) {
+        store_rlx(&gc.gc_percent, -1);
+    } else if (parse_int(text, strlen(text), &v)) {
+        store_rlx(&gc.gc_percent, v < 0 ? -1 : (int)v);
+    } else {
+        warnf("GOGC=%s: not a number nor off; using 100", text);
+    }
+}
+
+static void read_max_procs(void)
+{
+    const char *text = getenv("GOMAXPROCS");
+    long v;
+    gc.options.max_procs = os_ncpu();
+    if (text == NULL || *text == '\0') {
+        return;
+    }
+    if (parse_int(text, strlen(text), &v) && v >= 1) {
+        gc.options.max_procs = (int)v;
+    } else {
+        warnf("GOMAXPROCS=%s: not a positive number; using %d", text, gc.options.max_procs);
+    }
+}
+
+static void set_debug(const char *key, size_t klen, const char *value, size_t vlen)
+{
+    static const char *const keys[] = {"gctrace",  "gcpacertrace", "gccheckmark", "gcstoptheworld",
+                                       "gcstress", "clobberfree",  NULL};
+    int which = 0;
+    while (keys[which] != NULL && !(strlen(keys[which]) == klen && memcmp(keys[which], key, klen) == 0)) {
+        which++;
+    }
+    long v;
+    if (keys[which] == NULL) {
+        return;
+    }
+    if (!parse_int(value, vlen, &v) || v < 0) {
+        warnf("GODEBUG %s=%.*s: not a number; ignored", keys[which], (int)vlen, value);
+        return;
+    }
+    struct gc_options *o = &gc.options;
+    switch (which) {
+    case 0: o->trace = (int)v; break;
+    case 1: o->pacer_trace = (int)v; break;
+    case 2: o->checkmark = v != 0; break;
+    case 3: o->stop_the_world = v != 0; break;
+    case 4: o->stress = (int)v; break;
+    default: o->clobber_free = v != 0; break;
+    }
+}
+
+static void read_godebug(void)
+{
+    const char *p = getenv("GODEBUG");
+    while (p != NULL && *p != '\0') {
+        size_t len = strcspn(p, ",");
+        const char *eq = memchr(p, '=', len);
+        if (eq != NULL) {
+            set_debug(p, (size_t)(eq - p), eq + 1, len - (size_t)(eq + 1 - p));
+        } else if (len != 0) {
+            warnf("GODEBUG: %.*s has no value (key=value,...); ignored", (int)len, p);
+        }
+        p += len + (p[len] == ',');
+    }
+}
+
+void gc_options_read(void)
+{
+    read_gogc();
+    read_max_procs();
+    read_godebug();
+}

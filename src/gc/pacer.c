@@ -1,0 +1,115 @@
+/* pacer.c - Go's pacer.
+ *
+ * Model       goal    = marked + (marked + stacks + globals) * GOGC / 100, at least min_heap
+ *             runway  = cons/mark * (1 - u) / u * scan work expected
+ *             trigger = goal - runway, between 70 % and 95 % of the way from marked to goal
+ *             assist  = (scan work left) / (bytes left to the goal)
+ * From Go     mgcpacer.go; section 2.10 of the reference names each constant. Differs: a first cycle
+ *             has no history and assumes that all of the live heap is to be scanned.
+ * Tests       tests/unit/test_pacer.c
+ */
+#include "gc/pacer.h"
+
+#include "base/bits.h"
+
+static const uint64_t DEFAULT_MIN_HEAP = 4 << 20;
+
+void pacer_init(struct pacer *p, int gc_percent)
+{
+    p->gc_percent = gc_percent;
+    p->min_heap = DEFAULT_MIN_HEAP;
+    pacer_commit(p);
+}
+
+static uint64_t expected_scan(const struct pacer *p)
+{
+    return p->heap_scan + p->stack_scan + p->globals_scan;
+}
+
+void pacer_commit(struct pacer *p)
+{
+    if (p->gc_percent < 0) {
+        p->goal = p->trigger = UINT64_MAX;
+        return;
+    }
+    double percent = p->gc_percent;
+    double roots = (double)(p->stack_scan + p->globals_scan);
+    uint64_t grow = (uint64_t)(((double)p->marked + roots) * percent / 100.0);
+    uint64_t floor = (uint64_t)((double)p->min_heap * percent / 100.0);
+    p->goal = p->marked + grow;
+    p->goal = p->goal < floor ? floor : p->goal;
+
+    double cons_mark = 0;
+    for (int i = 0; i < 4; i++) {
+        cons_mark = p->cons_mark[i] > cons_mark ? p->cons_mark[i] : cons_mark;
+    }
+    uint64_t runway = (uint64_t)(cons_mark * (1 - PACER_UTILIZATION) / PACER_UTILIZATION *
+                                 (double)expected_scan(p));
+    uint64_t room = p->goal - p->marked;
+    uint64_t low = p->marked + room / 64 * 45;
+    uint64_t high = p->marked + room / 64 * 61;
+    if (p->goal > DEFAULT_MIN_HEAP && high < p->goal - DEFAULT_MIN_HEAP) {
+        high = p->goal - DEFAULT_MIN_HEAP;
+    }
+    p->trigger = runway > p->goal ? low : p->goal - runway;
+    p->trigger = p->trigger < low ? low : p->trigger > high ? high : p->trigger;
+}
+
+void pacer_start_cycle(struct pacer *p, uint64_t live)
+{
+    p->triggered = live;
+    if (p->goal != UINT64_MAX && p->goal < live + KIB(64)) {
+        p->goal = live + KIB(64);
+    }
+    pacer_revise(p, live, 0);
+}
+
+void pacer_revise(struct pacer *p, uint64_t live, uint64_t scan_done)
+{
+    uint64_t goal = p->goal == UINT64_MAX ? live + live / 2 + MIB(1) : p->goal;
+    uint64_t expected = expected_scan(p);
+    if (scan_done >= expected || expected == 0) {
+        /* More than last time: the worst case is that all of the heap is live and scannable; the goal
+         * moves in proportion, but not further than one more GOGC. */
+        uint64_t worst = live + p->stack_scan + p->globals_scan;
+        if (expected != 0 && p->gc_percent >= 0) {
+            double grown = (double)goal / (double)expected * (double)worst;
+            double cap = (double)goal * (1.0 + p->gc_percent / 100.0);
+            double extended = grown < cap ? grown : cap;
+            goal = extended > (double)goal ? (uint64_t)extended : goal;
+        }
+        expected = worst > scan_done ? worst : scan_done;
+    }
+    if (live > goal) {
+        goal += goal / 10;
+        uint64_t worst = live + p->stack_scan + p->globals_scan;
+        expected = worst > expected ? worst : expected;
+    }
+    double left = expected > scan_done + 1000 ? (double)(expected - scan_done) : 1000.0;
+    double room = goal > live ? (double)(goal - live) : 1.0;
+    double per_mib = left / room * (double)MIB(1);
+    store_rlx(&p->assist_work_per_mib, per_mib > 1e15 ? UINT64_C(1) << 49 : (uint64_t)per_mib + 1);
+    store_rlx(&p->assist_goal, goal);
+}
+
+void pacer_end_cycle(struct pacer *p, const struct pacer_cycle *c)
+{
+    double cpu = c->duration_ns * c->procs;
+    if (cpu > 0 && c->scan_work > 0) {
+        double util = PACER_UTILIZATION + c->assist_ns / cpu;
+        double idle = c->idle_ns / cpu;
+        util = util > 0.95 ? 0.95 : util;
+        double grown = c->live > p->triggered ? (double)(c->live - p->triggered) : 0;
+        double cons_mark = grown * (util + idle) / ((double)c->scan_work * (1 - util));
+        for (int i = 3; i > 0; i--) {
+            p->cons_mark[i] = p->cons_mark[i - 1];
+        }
+        p->cons_mark[0] = cons_mark;
+    }
+    p->marked = c->marked;
+    p->stack_scan = c->stack_scan;
+    p->globals_scan = c->globals_scan;
+    uint64_t roots = c->stack_scan + c->globals_scan;
+    p->heap_scan = c->scan_work > roots ? c->scan_work - roots : 0;
+    pacer_commit(p);
+}

@@ -1,0 +1,511 @@
+/* roots.c - where marking begins: data of the program, registered ranges, pins, stacks.
+ *
+ * Purpose     gc_mark_roots scans what belongs to no thread; gc_scan_thread what belongs to one.
+ * Model       [roots] comes before [H-SCAN]: data and ranges are scanned while all stacks are still to
+ *             be scanned, so a library may be unloaded, or a range removed, at any moment: what a thread
+ *             loaded from it before lies on its stack, which is scanned later.
+ * Invariants  [roots.table]  registered ranges and pins change under roots.lock.
+ * Locking     roots.lock: held in pieces while scanning, so that who removes a range waits shortly.
+ * From Go     mgcmark.go's data, BSS and stack jobs; differs: stacks are conservative, and a thread
+ *             scans its own.
+ * Tests       tests/api/roots.c, tests/api/threads.c, tests/stress/dlopen_loop.c
+ */
+#include "gc/mark.h"
+
+#include "heap/fixalloc.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { PIECE = 64 << 10 };
+
+struct range {
+    uintptr_t start; /* 0: an unused entry */
+    size_t bytes;
+};
+
+/* Open addressing, one entry per add; counts in `pins` are by object. */
+struct table {
+    struct range *slots;
+    size_t capacity; /* a power of two, or 0 */
+    size_t count;
+};
+
+static struct {
+    struct mutex lock;
+    struct table ranges; /* bytes: length */
+    struct table pins;   /* bytes: how often */
+} roots;
+
+static size_t slot_of(const struct table *t, uintptr_t start)
+{
+    return (size_t)((start >> 3) * UINT64_C(0x9E3779B97F4A7C15) >> 20) & (t->capacity - 1);
+}
+
+static struct range *table_find(const struct table *t, uintptr_t start, size_t bytes, bool any)
+{
+    if (t->capacity == 0) {
+        return NULL;
+    }
+    for (size_t i = slot_of(t, start);; i = (i + 1) & (t->capacity - 1)) {
+        struct range *r = &t->slots[i];
+        if (r->start == 0) {
+            return NULL;
+        }
+        if (r->start == start && (any || r->bytes == bytes)) {
+            return r;
+        }
+    }
+}
+
+static void table_put(struct table *t, struct range r)
+{
+    size_t i = slot_of(t, r.start);
+    while (t->slots[i].start != 0) {
+        i = (i + 1) & (t->capacity - 1);
+    }
+    t->slots[i] = r;
+    t->count++;
+}
+
+static bool table_add(struct table *t, struct range r)
+{
+    if ((t->count + 1) * 2 > t->capacity) {
+        struct table bigger = {.capacity = t->capacity == 0 ? 64 : t->capacity * 2};
+        bigger.slots = metaalloc(bigger.capacity * sizeof *bigger.slots);
+        if (bigger.slots == NULL) {
+            return false;
+        }
+        for (size_t i = 0; i < t->capacity; i++) {
+            if (t->slots[i].start != 0) {
+                table_put(&bigger, t->slots[i]);
+            }
+        }
+        metafree(t->slots, t->capacity * sizeof *t->slots);
+        *t = bigger;
+    }
+    table_put(t, r);
+    return true;
+}
+
+/* Removal by shifting back the entries behind (Knuth, volume 3, 6.4, algorithm R). */
+static void table_remove(struct table *t, struct range *r)
+{
+    size_t hole = (size_t)(r - t->slots);
+    for (size_t i = hole;;) {
+        i = (i + 1) & (t->capacity - 1);
+        if (t->slots[i].start == 0) {
+            break;
+        }
+        size_t home = slot_of(t, t->slots[i].start);
+        if (((i - home) & (t->capacity - 1)) >= ((i - hole) & (t->capacity - 1))) {
+            t->slots[hole] = t->slots[i];
+            hole = i;
+        }
+    }
+    t->slots[hole] = (struct range){0};
+    t->count--;
+}
+
+/* -- registered ranges and pins ---------------------------------------------------------------- */
+
+static bool marking(void)
+{
+    uint32_t phase = load_acq(&gc.phase); /* acquire: pairs with the cycle's change of phase */
+    return phase != GC_OFF && phase != GC_END;
+}
+
+/* What the range holds now is shaded: its stores before were not behind a barrier (add), or it holds
+ * nothing any more (remove: as a store of NULL would). */
+static void shade_range(struct m *m, uintptr_t start, size_t bytes)
+{
+    if (marking()) {
+        mark_range(&m->work, start, start + bytes);
+        gcwork_publish(&m->work);
+    }
+}
+
+int gc_add_roots(struct m *m, uintptr_t start, size_t bytes)
+{
+    m_enter(m);
+    mutex_lock(&roots.lock);
+    bool ok = table_add(&roots.ranges, (struct range){start, bytes});
+    mutex_unlock(&roots.lock);
+    if (ok) {
+        shade_range(m, start, bytes);
+    }
+    m_leave(m);
+    return ok ? 0 : ENOMEM;
+}
+
+int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes)
+{
+    m_enter(m);
+    mutex_lock(&roots.lock);
+    struct range *r = table_find(&roots.ranges, start, bytes, false);
+    if (r != NULL) {
+        table_remove(&roots.ranges, r);
+    }
+    mutex_unlock(&roots.lock);
+    if (r != NULL) {
+        shade_range(m, start, bytes);
+    }
+    m_leave(m);
+    return r != NULL ? 0 : EINVAL;
+}
+
+bool gc_pin(struct m *m, uintptr_t obj)
+{
+    m_enter(m);
+    mutex_lock(&roots.lock);
+    struct range *r = table_find(&roots.pins, obj, 0, true);
+    bool ok = true;
+    if (r != NULL) {
+        r->bytes++;
+    } else {
+        ok = table_add(&roots.pins, (struct range){obj, 1});
+    }
+    mutex_unlock(&roots.lock);
+    m_leave(m);
+    if (ok && marking()) {
+        gc_shade_now(m, obj);
+    }
+    return ok;
+}
+
+bool gc_unpin(struct m *m, uintptr_t obj)
+{
+    m_enter(m);
+    mutex_lock(&roots.lock);
+    struct range *r = table_find(&roots.pins, obj, 0, true);
+    if (r != NULL && --r->bytes == 0) {
+        table_remove(&roots.pins, r);
+    }
+    mutex_unlock(&roots.lock);
+    m_leave(m);
+    if (r != NULL && marking()) {
+        gc_shade_now(m, obj); /* a deleted reference, as any other */
+    }
+    return r != NULL;
+}
+
+/* -- what belongs to no thread ----------------------------------------------------------------- */
+
+static void scan_data(void *arg, uintptr_t start, size_t bytes)
+{
+    struct gcwork *w = arg;
+    w->scan_work += bytes;
+    add_rlx(&gc.globals_scan, bytes);
+    mark_range(w, start, start + bytes);
+}
+
+/* Scans a copy of the table, so that the lock can be let go between pieces; without memory for the
+ * copy, under the lock. */
+static void scan_table(struct gcwork *w, struct table *t, bool pins)
+{
+    mutex_lock(&roots.lock);
+    size_t budget = PIECE;
+    size_t n = t->count;
+    struct range *copy = n == 0 ? NULL : metaalloc(n * sizeof *copy);
+    if (copy != NULL) {
+        n = 0;
+        for (size_t i = 0; i < t->capacity; i++) {
+            if (t->slots[i].start != 0) {
+                copy[n++] = t->slots[i];
+            }
+        }
+    }
+    size_t total = copy != NULL ? n : t->capacity;
+    for (size_t i = 0; i < total; i++) {
+        struct range r = copy != NULL ? copy[i] : t->slots[i];
+        if (r.start == 0) {
+            continue;
+        }
+        if (pins) {
+            mark_word(w, r.start);
+            continue;
+        }
+        for (size_t done = 0; done < r.bytes; done += PIECE) {
+            if (copy != NULL && table_find(t, r.start, r.bytes, false) == NULL) {
+                break; /* removed meanwhile, and shaded by who removed it */
+            }
+            size_t piece = r.bytes - done < PIECE ? r.bytes - done : PIECE;
+            scan_data(w, r.start + done, piece);
+            budget -= piece < budget ? piece : budget;
+            if (copy != NULL && budget == 0) {
+                budget = PIECE;
+                mutex_unlock(&roots.lock);
+                mutex_lock(&roots.lock);
+            }
+        }
+    }
+    mutex_unlock(&roots.lock);
+    if (copy != NULL) {
+        metafree(copy, n * sizeof *copy);
+    }
+}
+
+static void stack_live(const struct loam_stack *s, uintptr_t *from, uintptr_t *to)
+{
+    *from = s->live;
+    *to = s->live_limit;
+    if (s->top != NULL && !s->parked) {
+        uintptr_t top = (uintptr_t) * (void *const volatile *)s->top;
+        *from = s->start;
+        *to = top < s->start ? s->start : top > s->limit ? s->limit : top;
+    }
+}
+
+void gc_mark_roots(struct gcwork *w)
+{
+    os_each_data_range(scan_data, w);
+    scan_table(w, &roots.ranges, false);
+    scan_table(w, &roots.pins, true);
+    ends_mark_roots(w);
+    mutex_lock(&world.lock);
+    for (const struct loam_stack *s = world.stacks; s != NULL; s = s->next) {
+        if (load_rlx(&s->owner) == NULL) { /* its thread has ended: nobody else scans it */
+            uintptr_t from, to;
+            stack_live(s, &from, &to);
+            mark_range(w, from, to);
+        }
+    }
+    mutex_unlock(&world.lock);
+    gcwork_publish(w);
+}
+
+/* -- what belongs to a thread ------------------------------------------------------------------ */
+
+static void scan_own(void *arg, uintptr_t start, size_t bytes)
+{
+    mark_range(&((struct m *)arg)->work, start, start + bytes);
+}
+
+#if defined(__x86_64__)
+enum { RED_ZONE = 128 }; /* below the stack pointer a leaf function may keep its locals */
+#else
+enum { RED_ZONE = 0 };
+#endif
+
+/* The thread runs off its own stack: on an alternate signal stack, or on a stack of the program's. Its
+ * own one is live down to what the handler's frame tells, at worst all of it that is mapped. */
+static NO_SANITIZE uintptr_t own_stack_from(struct m *m, uintptr_t low, uintptr_t high)
+{
+    uintptr_t from = m->stack_high;
+    for (uintptr_t p = align_up(low, sizeof p); p + sizeof p <= high; p += sizeof p) {
+        uintptr_t word = *(const volatile uintptr_t *)p;
+        if (word >= m->stack_low && word < from) {
+            from = word;
+        }
+    }
+    return from;
+}
+
+static void scan_stack(struct m *m, uintptr_t sp, bool self)
+{
+    uintptr_t low, high;
+    uintptr_t from = sp;
+    if (sp < m->stack_low || sp >= m->stack_high) {
+        from = 0;
+        if (self && os_altstack_bounds(sp, &low, &high)) {
+            mark_range(&m->work, sp - RED_ZONE, high);
+            from = own_stack_from(m, sp, high);
+        }
+        uintptr_t mapped = os_mapped_low(m->stack_low, m->stack_high);
+        from = from < mapped ? mapped : from;
+        mark_range(&m->work, from, m->stack_high);
+        add_rlx(&gc.stack_scan, m->stack_high - from);
+        return;
+    }
+    from -= from - RED_ZONE >= m->stack_low ? RED_ZONE : 0;
+    mark_range(&m->work, from, m->stack_high);
+    add_rlx(&gc.stack_scan, m->stack_high - from);
+}
+
+void gc_scan_thread(struct m *m, const struct m_context *ctx)
+{
+    struct gcwork *w = &m->work;
+    bool self = m == m_self;
+    for (size_t i = 0; i < ctx->nregs; i++) {
+        mark_word(w, ctx->regs[i]);
+    }
+    scan_stack(m, ctx->sp, self);
+    os_each_tls_range(m->tp, scan_own, m);
+    for (const struct stack_ref *ref = m->stacks; ref != NULL; ref = ref->next) {
+        const struct loam_stack *s = ref->stack;
+        uintptr_t from, to;
+        if (load_acq(&s->owner) != m) { /* acquire: pairs with gc_stack_set */
+            continue;
+        }
+        stack_live(s, &from, &to);
+        if (ctx->sp >= s->start && ctx->sp < s->limit) { /* the thread runs on it */
+            from = ctx->sp - RED_ZONE > s->start ? ctx->sp - RED_ZONE : s->start;
+            to = s->limit;
+        }
+        mark_range(w, from, to);
+    }
+    gcwork_publish(w);
+}
+
+/* -- stacks of the program's own --------------------------------------------------------------- */
+
+/* m's list of the stacks it may own is changed by m alone, so its handler can walk it. */
+static bool stack_refer(struct m *m, struct loam_stack *s)
+{
+    for (const struct stack_ref *ref = m->stacks; ref != NULL; ref = ref->next) {
+        if (ref->stack == s) {
+            return true;
+        }
+    }
+    struct stack_ref *ref = metaalloc(sizeof *ref);
+    if (ref == NULL) {
+        return false;
+    }
+    ref->stack = s;
+    ref->next = m->stacks;
+    compiler_barrier(); /* the handler sees a whole entry */
+    m->stacks = ref;
+    return true;
+}
+
+struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void *const *top)
+{
+    m_enter(m);
+    mutex_lock(&world.lock);
+    struct loam_stack *s = world.free_stacks;
+    if (s != NULL) {
+        world.free_stacks = s->next;
+    }
+    mutex_unlock(&world.lock);
+    if (s == NULL) {
+        s = persistentalloc(sizeof *s, CACHE_LINE, &heap.stats.other_sys);
+    }
+    if (s != NULL) {
+        s->start = s->live = start;
+        s->limit = s->live_limit = start + bytes;
+        s->top = top;
+        s->parked = false;
+        bool referred = stack_refer(m, s);
+        mutex_lock(&world.lock);
+        struct loam_stack **list = referred ? &world.stacks : &world.free_stacks;
+        s->prev = NULL;
+        s->next = *list;
+        if (referred && s->next != NULL) {
+            s->next->prev = s;
+        }
+        *list = s;
+        mutex_unlock(&world.lock);
+        store_rel(&s->owner, referred ? m : NULL); /* release: the bounds; pairs with gc_scan_thread */
+        s = referred ? s : NULL;
+    }
+    if (s != NULL) {
+        shade_range(m, start, top != NULL ? 0 : bytes);
+    }
+    m_leave(m);
+    return s;
+}
+
+/* The stack now belongs to m. If a cycle marks, m may have scanned its stacks already and the former
+ * owner not yet: what lies in it is shaded here. */
+int gc_stack_set(struct m *m, struct loam_stack *s, uintptr_t live, size_t bytes)
+{
+    bool whole = live == 0; /* back to top */
+    if (!whole && (live < s->start || live > s->limit || bytes > s->limit - live)) {
+        return EINVAL;
+    }
+    m_enter(m);
+    struct m *owner = load_acq(&s->owner);
+    bool ok = owner == m || stack_refer(m, s);
+    if (ok) {
+        s->live = whole ? s->start : live;
+        s->live_limit = whole ? s->limit : live + bytes;
+        s->parked = !whole;
+        if (owner != m) {
+            store_rel(&s->owner, m); /* release: pairs with gc_scan_thread */
+            uintptr_t from, to;
+            stack_live(s, &from, &to);
+            shade_range(m, from, to - from);
+        }
+    }
+    m_leave(m);
+    return ok ? 0 : ENOMEM;
+}
+
+void gc_stack_remove(struct m *m, struct loam_stack *s)
+{
+    m_enter(m);
+    uintptr_t from, to;
+    stack_live(s, &from, &to);
+    shade_range(m, from, to - from);
+    mutex_lock(&world.lock);
+    store_rlx(&s->owner, NULL);
+    if (s->prev != NULL) {
+        s->prev->next = s->next;
+    } else {
+        world.stacks = s->next;
+    }
+    if (s->next != NULL) {
+        s->next->prev = s->prev;
+    }
+    s->next = world.free_stacks;
+    world.free_stacks = s;
+    mutex_unlock(&world.lock);
+    m_leave(m);
+}
+
+/* -- for the checkers: world stopped ----------------------------------------------------------- */
+
+struct each {
+    void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word);
+    void *arg;
+    const char *kind;
+};
+
+static NO_SANITIZE void each_word(void *arg, uintptr_t start, size_t bytes)
+{
+    struct each *e = arg;
+    for (uintptr_t p = align_up(start, sizeof p); p + sizeof p <= start + bytes; p += sizeof p) {
+        e->fn(e->arg, e->kind, p, *(const volatile uintptr_t *)p);
+    }
+}
+
+static void each_stack(struct each *e, const struct loam_stack *s)
+{
+    uintptr_t from, to;
+    stack_live(s, &from, &to);
+    each_word(e, from, to - from);
+}
+
+void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word), void *arg)
+{
+    struct each e = {fn, arg, "data"};
+    os_each_data_range(each_word, &e);
+    for (size_t i = 0; i < roots.ranges.capacity; i++) {
+        e.kind = "registered roots";
+        each_word(&e, roots.ranges.slots[i].start, roots.ranges.slots[i].bytes);
+    }
+    for (size_t i = 0; i < roots.pins.capacity; i++) {
+        fn(arg, "pin", 0, roots.pins.slots[i].start);
+    }
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        uintptr_t sp = m->context.sp;
+        e.kind = "stack";
+        if (m != m_self && sp >= m->stack_low && sp < m->stack_high) {
+            each_word(&e, sp, m->stack_high - sp);
+        }
+        for (size_t i = 0; i < m->context.nregs; i++) {
+            fn(arg, "register", i, m->context.regs[i]);
+        }
+        e.kind = "thread-local storage";
+        os_each_tls_range(m->tp, each_word, &e);
+    }
+    e.kind = "loam_stack";
+    for (const struct loam_stack *s = world.stacks; s != NULL; s = s->next) {
+        each_stack(&e, s);
+    }
+}
+
+void gc_roots_fork_child(void)
+{
+    memset(&roots.lock, 0, sizeof roots.lock);
+}

@@ -1,0 +1,103 @@
+/* work.c - the queue of spans to scan.
+ *
+ * Purpose     Markers keep short lists of spans; what is too much goes as a batch to a global stack.
+ * Model       heap.qnext links the spans of one list by page number; the first span of a published
+ *             batch also links the next batch. So the queue needs no memory of its own, cannot
+ *             overflow, and marking allocates nothing.
+ * Invariants  [work.once]  a span is in at most one list: qstate is 1 exactly while it is.
+ * Ordering    gc.batches: release on push, acquire on pop. The tag in its upper half makes a pop that
+ *             was overtaken fail; span records are never unmapped, so reading a stale one is safe.
+ * From Go     mgcmark_greenteagc.go queues spans first in first out, as here; differs: links out of
+ *             line instead of rings and spill chains, so nothing is allocated.
+ * Tests       tests/unit/test_gc.c
+ */
+#include "gc/work.h"
+
+#include <limits.h>
+
+static void push_batch(uint32_t first, uint32_t last, uint32_t count)
+{
+    struct mspan *s = &heap.spans[first - 1];
+    s->batch_tail = last;
+    s->batch_count = count;
+    uint64_t head = load_rlx(&gc.batches);
+    uint64_t next;
+    do {
+        store_rlx(&s->batch_next, (uint32_t)head); /* relaxed: published by the exchange */
+        next = ((head >> 32) + 1) << 32 | first;
+        /* release: the links; pairs with gcwork_take. */
+    } while (!cas_sc(&gc.batches, &head, next));
+    if (load_sc(&gc.sleepers) != 0) {
+        add_rlx(&gc.work_seq, 1u);
+        os_futex_wake(&gc.work_seq, 1);
+    }
+}
+
+bool gcwork_take(struct gcwork *w)
+{
+    uint64_t head = load_acq(&gc.batches); /* acquire: pairs with push_batch */
+    while ((uint32_t)head != 0) {
+        struct mspan *s = &heap.spans[(uint32_t)head - 1];
+        uint64_t next = ((head >> 32) + 1) << 32 | load_rlx(&s->batch_next);
+        if (cas_acqrel(&gc.batches, &head, next)) {
+            w->head = (uint32_t)head;
+            w->tail = s->batch_tail;
+            w->count = s->batch_count;
+            return true;
+        }
+    }
+    return false;
+}
+
+void gcwork_share(struct gcwork *w)
+{
+    uint32_t half = w->count / 2;
+    uint32_t last = w->head;
+    for (uint32_t i = 1; i < half; i++) {
+        last = heap.qnext[last - 1];
+    }
+    uint32_t first = w->head;
+    w->head = heap.qnext[last - 1];
+    heap.qnext[last - 1] = 0;
+    w->count -= half;
+    push_batch(first, last, half);
+}
+
+void gcwork_publish(struct gcwork *w)
+{
+    if (w->head != 0) {
+        uint32_t first = w->head, last = w->tail, count = w->count;
+        w->head = w->tail = w->count = 0;
+        push_batch(first, last, count);
+    }
+    if (w->bytes_marked != 0) {
+        add_rlx(&gc.bytes_marked, w->bytes_marked); /* relaxed: a count, read after the rounds */
+        w->bytes_marked = 0;
+    }
+    if (w->scan_work != 0) {
+        add_rlx(&gc.scan_work, w->scan_work); /* relaxed: as above */
+        w->scan_work = 0;
+    }
+}
+
+void gcwork_put_alone(size_t pn)
+{
+    if (xchg_sc(&heap.qstate[pn], (uint8_t)1) == 0) { /* seq_cst: see gcwork_put */
+        heap.qnext[pn] = 0;
+        push_batch((uint32_t)pn + 1, (uint32_t)pn + 1, 1);
+    }
+}
+
+bool gc_work_empty(void)
+{
+    return (uint32_t)load_sc(&gc.batches) == 0 && load_sc(&gc.keys) == NULL;
+}
+
+void gc_work_reset(void)
+{
+    store_rlx(&gc.batches, UINT64_C(0));
+    store_rlx(&gc.keys, NULL);
+    store_rlx(&gc.draining, 0u);
+    store_rlx(&gc.sleepers, 0u);
+    store_rlx(&gc.paused, false);
+}

@@ -1,0 +1,364 @@
+/* mcache.c - a thread's runs: finding the next hole, turning black, giving back.
+ *
+ * Purpose     Feeds the allocation fast path with runs of zeroed slots; see mcache.h.
+ * Model       alloc bits of a cached span:  1111 0011 0000 1...
+ *                                                ^hole: zeroed, bits set, becomes the run
+ * Invariants  [mcache.black], [mcache.gen] in mcache.h.
+ *             [run.bits]  the alloc bits of all slots of a run are set; those not handed out are
+ *             cleared again when the run is given up.
+ *             [run.zero]  a run's memory is zero before its alloc bits are set, so a conservative
+ *             hit on a slot that was not handed out yet scans zeroes.
+ * Locking     none; called by the owner while busy.
+ * Ordering    alloc bits are set with release after zeroing and after the mark bits; the marker
+ *             tests the alloc bit with acquire, so in a black run it finds the mark bit set.
+ * From Go     mcache.go; differs: bump allocation through holes instead of a bit per object,
+ *             allocate-black by run instead of by object, the live heap grows by the run.
+ * Tests       tests/unit/test_heap.c, tests/api/alloc_basic.c
+ */
+#include "heap/mcache.h"
+
+#include "heap/fixalloc.h"
+
+#include <string.h>
+
+enum { RUN_LIMIT = 8192 }; /* bytes zeroed at once: what a first-level cache still holds after */
+
+bool mcache_init(struct mcache *c)
+{
+    for (uint32_t sc = 0; sc < NUM_FIXED_SPANCLASSES; sc++) {
+        c->runs[sc] = (struct run){.size = class_to_size[sc / 2]};
+    }
+    c->run_limit = RUN_LIMIT;
+    return true;
+}
+
+void mcache_fini(struct mcache *c)
+{
+    for (uint32_t i = 0; i < c->ntyped_chunks; i++) {
+        metafree(c->typed[i], SPANCLASS_CHUNK * sizeof(struct run));
+        c->typed[i] = NULL;
+    }
+    c->ntyped_chunks = 0;
+    mheap_flush_pagecache(c);
+}
+
+struct run *mcache_run_slow(struct mcache *c, uint32_t spanclass)
+{
+    uint32_t ci = spanclass / SPANCLASS_CHUNK;
+    struct run *chunk = metaalloc(SPANCLASS_CHUNK * sizeof *chunk);
+    if (chunk == NULL) {
+        return NULL;
+    }
+    c->typed[ci] = chunk;
+    if (ci >= c->ntyped_chunks) {
+        c->ntyped_chunks = ci + 1;
+    }
+    return &chunk[spanclass % SPANCLASS_CHUNK];
+}
+
+/* -- bits of a range of slots ------------------------------------------------------------------ */
+
+static void bits_set(_Atomic uint64_t *map, size_t from, size_t to)
+{
+    for (size_t w = from / 64; w * 64 < to; w++) {
+        unsigned lo = w * 64 < from ? (unsigned)(from - w * 64) : 0;
+        unsigned hi = to - w * 64 < 64 ? (unsigned)(to - w * 64) : 64;
+        or_acqrel(&map[w], bit_range(lo, hi)); /* release: see Ordering */
+    }
+}
+
+static void bits_clear(_Atomic uint64_t *map, size_t from, size_t to)
+{
+    for (size_t w = from / 64; w * 64 < to; w++) {
+        unsigned lo = w * 64 < from ? (unsigned)(from - w * 64) : 0;
+        unsigned hi = to - w * 64 < 64 ? (unsigned)(to - w * 64) : 64;
+        and_acqrel(&map[w], ~bit_range(lo, hi));
+    }
+}
+
+static void slots_blacken(struct mspan *s, size_t from, size_t to)
+{
+    if (!s->noscan) {
+        bits_set(mspan_scans(s), from, to); /* scanned first: a marked slot is never queued in vain */
+    }
+    bits_set(mspan_marks(s), from, to);
+}
+
+/* -- runs -------------------------------------------------------------------------------------- */
+
+/* The program's signal handlers may allocate between any two instructions here. While end is 0 the
+ * fast path finds no room, so end is cleared first and set last. */
+static void run_close(struct run *r)
+{
+    __atomic_store_n(&r->end, 0, __ATOMIC_RELAXED); /* relaxed: this thread and its handlers only */
+    compiler_barrier();
+    __atomic_store_n(&r->ptr, 0, __ATOMIC_RELAXED); /* relaxed: as above */
+}
+
+static void run_open(struct run *r, uintptr_t ptr, uintptr_t end)
+{
+    __atomic_store_n(&r->ptr, ptr, __ATOMIC_RELAXED); /* relaxed: as above */
+    compiler_barrier();
+    __atomic_store_n(&r->end, end, __ATOMIC_RELAXED); /* relaxed: as above */
+}
+
+/* Slots [from, to) of the span that the run has not handed out, given its end. Their bytes. */
+static size_t run_rest(const struct run *r, uintptr_t end, size_t *from, size_t *to)
+{
+    uintptr_t ptr = __atomic_load_n(&r->ptr, __ATOMIC_RELAXED); /* relaxed: as above */
+    if (r->span == NULL || ptr >= end) {
+        return 0;
+    }
+    *from = (ptr - r->span->base) / r->size;
+    *to = (end - r->span->base) / r->size;
+    return end - ptr;
+}
+
+/* Hand the rest of the run back to its span: its slots are free again, and not marked. */
+static size_t run_drop(struct mcache *c, struct run *r)
+{
+    size_t from, to;
+    uintptr_t end = r->end;
+    __atomic_store_n(&r->end, 0, __ATOMIC_RELAXED); /* relaxed: see run_close; ptr is final now */
+    compiler_barrier();
+    size_t rest = run_rest(r, end, &from, &to);
+    if (rest != 0) {
+        struct mspan *s = r->span;
+        bits_clear(mspan_allocs(s), from, to);
+        if (c->black) {
+            bits_clear(mspan_marks(s), from, to);
+            if (!s->noscan) {
+                bits_clear(mspan_scans(s), from, to);
+            }
+        }
+        s->free_index = (uint32_t)from;
+        sub_rlx(&mcentral_of(s->spanclass)->nmalloc, (uint64_t)(to - from));
+    }
+    run_close(r);
+    return rest;
+}
+
+static size_t next_clear(const _Atomic uint64_t *map, size_t i, size_t n)
+{
+    while (i < n) {
+        /* acquire: pairs with the clearing in loam_free, which set needzero before. */
+        uint64_t zeros = ~load_acq(&map[i / 64]) >> (i % 64);
+        if (zeros != 0) {
+            i += ctz64(zeros);
+            return i < n ? i : n;
+        }
+        i = (i / 64 + 1) * 64;
+    }
+    return n;
+}
+
+static size_t next_set(const _Atomic uint64_t *map, size_t i, size_t n)
+{
+    while (i < n) {
+        uint64_t ones = load_rlx(&map[i / 64]) >> (i % 64); /* relaxed: as above */
+        if (ones != 0) {
+            i += ctz64(ones);
+            return i < n ? i : n;
+        }
+        i = (i / 64 + 1) * 64;
+    }
+    return n;
+}
+
+/* Make the next hole of r's span the run. Bytes; 0: the span has none left. */
+static size_t run_next_hole(struct mcache *c, struct run *r)
+{
+    struct mspan *s = r->span;
+    const _Atomic uint64_t *allocs = mspan_allocs(s);
+    size_t from = next_clear(allocs, s->free_index, s->nelems);
+    if (from == s->nelems) {
+        s->free_index = s->nelems;
+        return 0;
+    }
+    size_t max = c->run_limit / s->elem_size;
+    size_t end = from + (max > 1 ? max : 1);
+    size_t to = next_set(allocs, from, end < s->nelems ? end : s->nelems);
+    size_t bytes = (to - from) * s->elem_size;
+    if (load_rlx(&s->needzero)) { /* relaxed: set before the bit that was found clear */
+        memset((void *)mspan_object(s, from), 0, bytes);
+    }
+    if (c->black) {
+        slots_blacken(s, from, to);
+    }
+    bits_set(mspan_allocs(s), from, to); /* release: [run.zero] and the marks above are seen */
+    s->free_index = (uint32_t)to;
+    add_rlx(&mcentral_of(s->spanclass)->nmalloc, (uint64_t)(to - from));
+    run_open(r, mspan_object(s, from), mspan_object(s, to));
+    c->used = true;
+    return bytes;
+}
+
+size_t mcache_refill(struct mcache *c, struct run *r, uint32_t spanclass)
+{
+    struct mcentral *central = mcentral_of(spanclass);
+    run_close(r);
+    for (;;) {
+        if (r->span != NULL) {
+            size_t bytes = run_next_hole(c, r);
+            if (bytes != 0) {
+                return bytes;
+            }
+            if (xchg_rlx(&r->span->freed, 0u) != 0) { /* relaxed: the bits are looked at again */
+                r->span->free_index = 0;
+                store_rlx(&r->span->needzero, true);
+                continue;
+            }
+            mcentral_uncache(c, r->span);
+            r->span = NULL;
+        }
+        struct mspan *s = mcentral_cache_span(c, central);
+        if (s == NULL) {
+            return 0;
+        }
+        r->size = s->elem_size;
+        if (xchg_rlx(&s->freed, 0u) != 0) { /* relaxed: as above */
+            s->free_index = 0;
+            store_rlx(&s->needzero, true);
+        }
+        r->span = s;
+    }
+}
+
+/* -- large objects ----------------------------------------------------------------------------- */
+
+struct mspan *mcache_alloc_large(struct mcache *c, size_t bytes, struct gctype *type)
+{
+    struct mcentral *central = mcentral_of(type->kind == SCAN_NONE ? 1 : 0);
+    struct mspan *s = mheap_alloc_span(c, (bytes + HEAP_PAGE_SIZE - 1) >> PAGE_SHIFT, central);
+    if (s != NULL) {
+        s->type = type;
+        s->free_index = s->nelems;
+    }
+    return s;
+}
+
+static void publish_one(struct mcache *c, struct mspan *s)
+{
+    if (c->black) {
+        slots_blacken(s, 0, 1);
+    }
+    bits_set(mspan_allocs(s), 0, 1);
+    add_rlx(&mcentral_of(s->spanclass)->nmalloc, UINT64_C(1));
+    add_rlx(&heap.stats.large_alloc, mspan_bytes(s));
+    store_rlx(&s->sweepgen, c->sweepgen); /* relaxed: published below */
+    mspan_publish(s);
+}
+
+void mcache_publish_large(struct mcache *c, struct mspan *s)
+{
+    publish_one(c, s);
+    mcentral_add_large(c, s);
+}
+
+static void push_returned(struct mspan *first, struct mspan *last)
+{
+    struct mspan *head = load_rlx(&heap.returned);
+    do {
+        last->next = head;
+        /* release: pairs with mcentral_drain_returned. */
+    } while (!cas_acqrel(&heap.returned, &head, first));
+}
+
+void mcache_publish_alone(struct mcache *c, struct mspan *s)
+{
+    publish_one(c, s);
+    push_returned(s, s);
+}
+
+/* -- all runs ---------------------------------------------------------------------------------- */
+
+/* Call do_run on every run that has a span. */
+#define EACH_RUN(c, r)                                                                   \
+    for (uint32_t sc_ = 0; sc_ < NUM_FIXED_SPANCLASSES || sc_ < (c)->ntyped_chunks * SPANCLASS_CHUNK; \
+         sc_++)                                                                          \
+        if (((r) = run_at(c, sc_)) != NULL && (r)->span != NULL)
+
+static struct run *run_at(struct mcache *c, uint32_t sc)
+{
+    if (sc < NUM_FIXED_SPANCLASSES) {
+        return &c->runs[sc];
+    }
+    struct run *chunk = c->typed[sc / SPANCLASS_CHUNK];
+    return chunk == NULL ? NULL : &chunk[sc % SPANCLASS_CHUNK];
+}
+
+size_t mcache_blacken(struct mcache *c)
+{
+    size_t bytes = 0;
+    struct run *r;
+    c->black = true;
+    EACH_RUN(c, r)
+    {
+        size_t from, to;
+        size_t rest = run_rest(r, r->end, &from, &to);
+        if (rest != 0) {
+            slots_blacken(r->span, from, to);
+            bytes += rest;
+        }
+    }
+    return bytes;
+}
+
+size_t mcache_give_back(struct mcache *c, uint32_t new_sweepgen)
+{
+    size_t bytes = 0;
+    struct mspan *first = NULL, *last = NULL;
+    struct run *r;
+    if (c->used) {
+        EACH_RUN(c, r)
+        {
+            bytes += run_drop(c, r);
+            struct mspan *s = r->span;
+            r->span = NULL;
+            store_rlx(&s->sweepgen, c->sweepgen); /* relaxed: the push below publishes it */
+            s->next = first;
+            first = s;
+            if (last == NULL) {
+                last = s;
+            }
+        }
+    }
+    c->black = false;
+    c->used = false;
+    c->sweepgen = new_sweepgen;
+    if (first != NULL) {
+        push_returned(first, last);
+    }
+    return bytes;
+}
+
+size_t mcache_release(struct mcache *c)
+{
+    size_t bytes = 0;
+    struct run *r;
+    EACH_RUN(c, r)
+    {
+        bytes += run_drop(c, r);
+        struct mspan *s = r->span;
+        r->span = NULL;
+        mcentral_uncache(c, s);
+    }
+    c->used = false;
+    return bytes;
+}
+
+size_t mcache_unused(const struct mcache *c, uint32_t spanclass)
+{
+    const struct run *r = NULL;
+    if (spanclass < NUM_FIXED_SPANCLASSES) {
+        r = &c->runs[spanclass];
+    } else if (c->typed[spanclass / SPANCLASS_CHUNK] != NULL) {
+        r = &c->typed[spanclass / SPANCLASS_CHUNK][spanclass % SPANCLASS_CHUNK];
+    }
+    if (r == NULL || r->size == 0) {
+        return 0;
+    }
+    uintptr_t ptr = __atomic_load_n(&r->ptr, __ATOMIC_RELAXED);
+    uintptr_t end = __atomic_load_n(&r->end, __ATOMIC_RELAXED);
+    return ptr < end ? (end - ptr) / r->size : 0;
+}

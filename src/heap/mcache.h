@@ -1,0 +1,92 @@
+/* mcache.h - what one thread keeps of the heap so that it need not share. */
+#ifndef HEAP_MCACHE_H
+#define HEAP_MCACHE_H
+
+#include "heap/mheap.h"
+
+/* Consecutive free slots of one span, zeroed, alloc bits set: the next objects of a span class.
+ * An allocation takes [ptr, ptr+size) by one unlocked add that a signal handler on the same thread
+ * can only see before or after; see malloc/malloc.c. ptr may run past end. */
+struct run {
+    uintptr_t ptr;
+    uintptr_t end;
+    size_t size;
+    struct mspan *span; /* NULL: none */
+};
+
+/* Invariants:
+ *   [mcache.black]  from its thread's answer to H-BLACK to that to H-GIVEBACK every slot of every
+ *                   run is marked and scanned.
+ *   [mcache.gen]    sweepgen is heap.sweepgen as of the last answer to H-GIVEBACK; cached spans
+ *                   carry sweepgen + 3.
+ * Only its thread touches it, or who acts for that thread while it stands still. */
+struct mcache {
+    struct run runs[NUM_FIXED_SPANCLASSES];
+    struct run *typed[MAX_SPANCLASSES / SPANCLASS_CHUNK]; /* chunks; [0],[1],[2] in part unused */
+    uint32_t ntyped_chunks;                               /* chunks in use lie below */
+    bool black;
+    bool used;          /* some run was filled since the last give-back */
+    uint32_t sweepgen;
+    size_t run_limit;   /* most bytes in a run; 0: one object (gcstress) */
+    struct pagecache pages;
+};
+
+/* False: no memory. */
+bool mcache_init(struct mcache *c);
+void mcache_fini(struct mcache *c); /* after mcache_release */
+
+/* The run of a span class, its chunk made when needed; NULL: no memory. */
+struct run *mcache_run_slow(struct mcache *c, uint32_t spanclass);
+ALWAYS_INLINE struct run *mcache_run(struct mcache *c, uint32_t spanclass)
+{
+    if (spanclass < NUM_FIXED_SPANCLASSES) {
+        return &c->runs[spanclass];
+    }
+    struct run *chunk = c->typed[spanclass / SPANCLASS_CHUNK];
+    return likely(chunk != NULL) ? &chunk[spanclass % SPANCLASS_CHUNK]
+                                 : mcache_run_slow(c, spanclass);
+}
+
+/* Fill r with the next hole of its span, or of another span. Bytes added to it, 0: no memory. */
+size_t mcache_refill(struct mcache *c, struct run *r, uint32_t spanclass);
+
+/* A large object's span: pages only; then, after zeroing, publish (white or black as c is). */
+struct mspan *mcache_alloc_large(struct mcache *c, size_t bytes, struct gctype *type);
+void mcache_publish_large(struct mcache *c, struct mspan *s);
+void mcache_publish_alone(struct mcache *c, struct mspan *s); /* the same without a lock */
+
+/* For a signal handler of the program that interrupted the library: an object in pages of its own, from
+ * a reserve, without a lock and without the caller's runs. NULL: the reserve is used up. */
+struct mspan *mcache_alloc_nested(struct mcache *c, size_t bytes, struct gctype *type);
+void mheap_fill_reserve(void); /* not nested; cheap when full */
+
+/* H-BLACK: from now on black. Returns the bytes newly marked. */
+size_t mcache_blacken(struct mcache *c);
+/* H-GIVEBACK: give every cached span back to be swept, be white, adopt the new generation.
+ * Lock-free. Returns bytes of unallocated slots given back. */
+size_t mcache_give_back(struct mcache *c, uint32_t new_sweepgen);
+/* A thread ends: its spans return to their mcentrals in the present generation. */
+size_t mcache_release(struct mcache *c);
+
+/* Bytes and slots not yet handed out, of span class sc; readable by others as an estimate that is
+ * exact when the owner stands still. */
+size_t mcache_unused(const struct mcache *c, uint32_t spanclass);
+
+/* mcentral.c */
+struct mspan *mcentral_cache_span(struct mcache *c, struct mcentral *central);
+void mcentral_uncache(struct mcache *c, struct mspan *s);
+void mcentral_add_large(struct mcache *c, struct mspan *s);
+/* A swept span goes to its list of the current generation. */
+void mcentral_add_swept(struct mspan *s, bool has_free);
+/* Take some span that waits for the sweeper, now "being swept"; NULL: none left in this class. */
+struct mspan *mcentral_take_unswept(struct mcentral *central, uint32_t sweepgen);
+/* Move the spans that caches gave back to the lists of the unswept. */
+void mcentral_drain_returned(void);
+/* The same for one span, wherever it is listed; false: somebody else has it. */
+bool mcentral_claim_unswept(struct mspan *s, uint32_t sweepgen);
+/* A swept large span is the caller's to free; false: it is not swept, or somebody else has it. */
+bool mcentral_remove_large(struct mspan *s, uint32_t sweepgen);
+/* After loam_free cleared an alloc bit: make the slot findable. */
+void mcentral_slot_freed(struct mspan *s);
+
+#endif

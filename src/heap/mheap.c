@@ -1,0 +1,451 @@
+/* mheap.c - the region, its tables, and spans on loan from the page allocator.
+ *
+ * Purpose     Reserves the region at first use, commits it as it grows, hands out spans and takes
+ *             them back, and answers "which object is around this address".
+ * Model       region:  |arena 64 MiB|arena|arena|...........reserved, PROT_NONE...........|
+ *             tables:  descs, bits, spans, qstate, qnext: one entry per page, committed by arena.
+ * Invariants  [heap.zero]  table entries of pages that are in no span are zero.
+ *             [heap.used]  every object lies below base + used; used never shrinks.
+ * Locking     heap.lock: pages, committed_pages, meta_pages. Nothing is called under it but os/ and
+ *             pagealloc.
+ * Ordering    mspan_publish stores the descriptors with release after the span's fields; readers
+ *             load them with acquire (heap_span_of, gc/mark.c).
+ * From Go     mheap.go at go1.26; differs: one contiguous region, so no arena map; mark, alloc and
+ *             scanned bits in a table by page, never inside the page; mspan is an array by page.
+ * Tests       tests/unit/test_heap.c
+ */
+#include "heap/mheap.h"
+
+#include "heap/fixalloc.h"
+#include "heap/mcache.h"
+
+#include <string.h>
+
+struct mheap heap = {.pointer_mask = UINTPTR_MAX};
+
+enum { GROW_PAGES = 512 }; /* the heap grows by 4 MiB at least */
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define REGION_MAX GIB(64)
+#else
+#define REGION_MAX (GIB(1) << 10)
+#endif
+#define REGION_MIN MIB(64)
+
+static size_t table_bytes_per_page(void)
+{
+    return sizeof(pagedesc) + BITS_WORDS * sizeof(uint64_t) + sizeof(struct mspan) +
+           sizeof(uint8_t) + sizeof(uint32_t);
+}
+
+static bool region_try(size_t bytes)
+{
+    size_t npages = bytes >> PAGE_SHIFT;
+    char *base = os_reserve(bytes, MIB(64));
+    if (base == NULL) {
+        return false;
+    }
+    char *t = os_reserve(npages * table_bytes_per_page(), MIB(4));
+    if (t == NULL) {
+        os_release(base, bytes);
+        return false;
+    }
+    if (!pagealloc_init(&heap.pages, npages)) {
+        os_release(t, npages * table_bytes_per_page());
+        os_release(base, bytes);
+        return false;
+    }
+    heap.base = (uintptr_t)base;
+    heap.reserved_pages = npages;
+    heap.bits = (void *)t;
+    t += npages * BITS_WORDS * sizeof(uint64_t);
+    heap.spans = (void *)t;
+    t += npages * sizeof(struct mspan);
+    heap.descs = (void *)t;
+    t += npages * sizeof(pagedesc);
+    heap.qnext = (void *)t;
+    t += npages * sizeof(uint32_t);
+    heap.qstate = (void *)t;
+    os_name(base, bytes, "loam heap");
+    return true;
+}
+
+/* Size classes without a declared type, and the large objects of every type, have their span
+ * class from the start. */
+static bool fixed_centrals_init(void)
+{
+    for (uint32_t i = 0; i <= NUM_FIXED_SPANCLASSES / SPANCLASS_CHUNK; i++) {
+        struct mcentral *chunk = persistentalloc(SPANCLASS_CHUNK * sizeof *chunk, CACHE_LINE,
+                                                 &heap.stats.mcache_sys);
+        if (chunk == NULL) {
+            return false; /* the chunks made so far are found again: see below */
+        }
+        store_rel(&heap.centrals[i], chunk); /* release: pairs with mcentral_of */
+    }
+    for (uint32_t sc = 0; sc < NUM_FIXED_SPANCLASSES; sc++) {
+        struct mcentral *c = mcentral_of(sc);
+        c->spanclass = sc;
+        c->sizeclass = (uint8_t)(sc / 2);
+        c->noscan = sc % 2 == 1;
+        c->type = c->noscan ? &gctype_noscan : &gctype_conservative;
+    }
+    store_rel(&heap.nspanclasses, NUM_FIXED_SPANCLASSES); /* release: pairs with its readers */
+    return true;
+}
+
+bool mheap_init(void)
+{
+    if (heap.base == 0) {
+        size_t limit = os_address_limit();
+        for (size_t bytes = REGION_MAX;; bytes /= 2) {
+            if (bytes < REGION_MIN) {
+                return false;
+            }
+            if ((limit == SIZE_MAX || bytes <= limit / 2) && region_try(bytes)) {
+                break;
+            }
+        }
+        store_rlx(&heap.sweepgen, 2u);
+    }
+    return load_rlx(&heap.nspanclasses) != 0 || fixed_centrals_init();
+}
+
+/* -- growth ------------------------------------------------------------------------------------ */
+
+/* Commit the table entries of pages [heap.meta_pages, end), end a multiple of an arena. */
+static bool tables_commit_locked(size_t end)
+{
+    struct {
+        char *table;
+        size_t entry;
+    } tables[] = {
+        {(char *)heap.descs, sizeof(pagedesc)},
+        {(char *)heap.bits, BITS_WORDS * sizeof(uint64_t)},
+        {(char *)heap.spans, sizeof(struct mspan)},
+        {(char *)heap.qnext, sizeof(uint32_t)},
+        {(char *)heap.qstate, sizeof(uint8_t)},
+    };
+    size_t from = heap.meta_pages;
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        /* Commits that succeed before one fails are harmless: they are repeated next time. */
+        size_t bytes = (end - from) * tables[i].entry;
+        if (!os_commit(tables[i].table + from * tables[i].entry, bytes)) {
+            return false;
+        }
+    }
+    add_rlx(&heap.stats.mspan_sys, (end - from) * sizeof(struct mspan));
+    add_rlx(&heap.stats.gc_sys, (end - from) * (table_bytes_per_page() - sizeof(struct mspan)));
+    heap.meta_pages = end;
+    return true;
+}
+
+static bool mheap_grow_locked(size_t npages)
+{
+    size_t from = heap.committed_pages;
+    size_t grow = align_up(npages, GROW_PAGES);
+    if (grow > heap.reserved_pages - from) {
+        return false;
+    }
+    size_t end = from + grow;
+    size_t meta_end = align_up(end, ARENA_PAGES);
+    if (meta_end > heap.meta_pages && !tables_commit_locked(meta_end)) {
+        return false;
+    }
+    if (!os_commit((char *)heap.base + (from << PAGE_SHIFT), grow << PAGE_SHIFT)) {
+        return false;
+    }
+    if (!pagealloc_grow(&heap.pages, from, grow)) {
+        return false; /* the commit is repeated next time */
+    }
+    heap.committed_pages = end;
+    add_rlx(&heap.stats.heap_sys, grow << PAGE_SHIFT);
+    /* release: pairs with nobody yet; an address below it is published by a descriptor. */
+    store_rel(&heap.used, end << PAGE_SHIFT);
+    return true;
+}
+
+/* -- pages and spans --------------------------------------------------------------------------- */
+
+static size_t alloc_pages_locked(struct mcache *c, size_t npages, size_t *scavenged)
+{
+    if (c != NULL && npages < PAGECACHE_MAX_ALLOC) {
+        pagealloc_cache_flush(&heap.pages, &c->pages);
+        c->pages = pagealloc_alloc_to_cache(&heap.pages);
+        size_t pn = pagecache_alloc(&c->pages, npages, scavenged);
+        if (pn != PAGE_NONE) {
+            return pn;
+        }
+    }
+    return pagealloc_alloc(&heap.pages, npages, scavenged);
+}
+
+static size_t alloc_pages(struct mcache *c, size_t npages, size_t *scavenged)
+{
+    if (c != NULL && npages < PAGECACHE_MAX_ALLOC) {
+        size_t pn = pagecache_alloc(&c->pages, npages, scavenged);
+        if (likely(pn != PAGE_NONE)) {
+            return pn;
+        }
+    }
+    mutex_lock(&heap.lock);
+    size_t pn = alloc_pages_locked(c, npages, scavenged);
+    if (pn == PAGE_NONE && mheap_grow_locked(npages)) {
+        pn = alloc_pages_locked(c, npages, scavenged);
+    }
+    mutex_unlock(&heap.lock);
+    return pn;
+}
+
+struct mspan *mheap_alloc_span(struct mcache *c, size_t npages, struct mcentral *central)
+{
+    size_t scavenged = 0;
+    size_t pn = alloc_pages(c, npages, &scavenged);
+    return pn == PAGE_NONE ? NULL : mheap_init_span(pn, npages, scavenged, central);
+}
+
+struct mspan *mheap_init_span(size_t pn, size_t npages, size_t scavenged, struct mcentral *central)
+{
+    struct mspan *s = &heap.spans[pn];
+    unsigned sc = central->sizeclass;
+    s->base = heap.base + (pn << PAGE_SHIFT);
+    s->npages = (uint32_t)npages;
+    s->elem_size = sc == 0 ? npages << PAGE_SHIFT : class_to_size[sc];
+    s->nelems = sc == 0 ? 1 : class_to_objs[sc];
+    s->nwords = (s->nelems + 63) / 64;
+    s->type = central->type;
+    s->spanclass = central->spanclass;
+    s->sizeclass = (uint8_t)sc;
+    s->noscan = central->noscan;
+    store_rlx(&s->needzero, scavenged != npages);
+    s->free_index = 0;
+    store_rlx(&s->freed, 0u);
+    store_rlx(&s->scan_progress, (size_t)0);
+    ASSERT(s->list == NULL);
+    add_rlx(&heap.stats.heap_inuse, npages << PAGE_SHIFT);
+    add_rlx(&heap.stats.mspan_inuse, sizeof *s);
+    return s;
+}
+
+void mspan_publish(struct mspan *s)
+{
+    size_t pn = mspan_pn(s);
+    pagedesc d = s->sizeclass | PAGEDESC_INUSE | (s->noscan ? PAGEDESC_NOSCAN : 0) |
+                 (uint64_t)pn << 32;
+    for (size_t i = 0; i < s->npages; i++) {
+        /* release: the span's fields and bits are seen by who finds it; pairs with heap_span_of. */
+        store_rel(&heap.descs[pn + i], d);
+    }
+}
+
+void mheap_free_span(struct mspan *s)
+{
+    size_t pn = mspan_pn(s);
+    size_t npages = s->npages;
+    ASSERT(s->list == NULL);
+    ASSERT(load_rlx(&s->specials) == NULL);
+    for (size_t i = 0; i < npages; i++) {
+        store_rlx(&heap.descs[pn + i], (pagedesc)0); /* relaxed: nobody marks while spans die */
+    }
+    sub_rlx(&heap.stats.heap_inuse, npages << PAGE_SHIFT);
+    sub_rlx(&heap.stats.mspan_inuse, sizeof *s);
+    mutex_lock(&heap.lock);
+    pagealloc_free(&heap.pages, pn, npages);
+    mutex_unlock(&heap.lock);
+}
+
+void mheap_flush_pagecache(struct mcache *c)
+{
+    if (c->pages.free != 0) {
+        mutex_lock(&heap.lock);
+        pagealloc_cache_flush(&heap.pages, &c->pages);
+        mutex_unlock(&heap.lock);
+    }
+}
+
+/* -- the reserve of signal handlers ------------------------------------------------------------ */
+
+enum { RESERVE_PAGES = 64, RESERVE_LOW = 32 };
+
+void mheap_fill_reserve(void)
+{
+    uint64_t old = load_rlx(&heap.reserve);
+    if ((uint32_t)old >= RESERVE_LOW) {
+        return;
+    }
+    size_t scavenged;
+    mutex_lock(&heap.lock);
+    size_t pn = pagealloc_alloc(&heap.pages, RESERVE_PAGES, &scavenged);
+    if (pn != PAGE_NONE) {
+        old = xchg_acqrel(&heap.reserve, (uint64_t)pn << 32 | RESERVE_PAGES);
+        if ((uint32_t)old != 0) {
+            pagealloc_free(&heap.pages, (size_t)(old >> 32), (uint32_t)old);
+        }
+    }
+    mutex_unlock(&heap.lock);
+}
+
+static size_t reserve_take(size_t npages)
+{
+    uint64_t old = load_rlx(&heap.reserve);
+    uint64_t rest;
+    do {
+        if ((uint32_t)old < npages) {
+            return PAGE_NONE;
+        }
+        rest = ((old >> 32) + npages) << 32 | ((uint32_t)old - npages);
+    } while (!cas_acqrel(&heap.reserve, &old, rest));
+    return (size_t)(old >> 32);
+}
+
+struct mspan *mcache_alloc_nested(struct mcache *c, size_t bytes, struct gctype *type)
+{
+    size_t npages = (bytes + HEAP_PAGE_SIZE - 1) >> PAGE_SHIFT;
+    size_t pn = reserve_take(npages);
+    if (pn == PAGE_NONE) {
+        return NULL;
+    }
+    struct mspan *s = mheap_init_span(pn, npages, 0, mcentral_of(type->kind == SCAN_NONE ? 1 : 0));
+    s->type = type;
+    s->free_index = 1;
+    memset((void *)s->base, 0, mspan_bytes(s));
+    mcache_publish_alone(c, s);
+    return s;
+}
+
+bool heap_find_object(uintptr_t addr, struct mspan **span, size_t *index)
+{
+    struct mspan *s = heap_span_of(addr);
+    if (s == NULL) {
+        return false;
+    }
+    size_t i = mspan_index(s, addr);
+    if (i >= s->nelems || !bitmap_get(mspan_allocs(s), i)) {
+        return false;
+    }
+    *span = s;
+    *index = i;
+    return true;
+}
+
+/* -- span classes of declared types ------------------------------------------------------------ */
+
+struct mcentral *mcentral_of(uint32_t spanclass)
+{
+    /* acquire: pairs with the release of the chunk. */
+    struct mcentral *chunk = load_acq(&heap.centrals[spanclass / SPANCLASS_CHUNK]);
+    return &chunk[spanclass % SPANCLASS_CHUNK];
+}
+
+static uint32_t spanclass_make_locked(struct gctype *type, unsigned sizeclass)
+{
+    uint32_t id = load_rlx(&heap.nspanclasses);
+    if (id == MAX_SPANCLASSES) {
+        return 0;
+    }
+    if (load_rlx(&heap.centrals[id / SPANCLASS_CHUNK]) == NULL) {
+        struct mcentral *chunk = persistentalloc(SPANCLASS_CHUNK * sizeof *chunk, CACHE_LINE,
+                                                 &heap.stats.mcache_sys);
+        if (chunk == NULL) {
+            return 0;
+        }
+        store_rel(&heap.centrals[id / SPANCLASS_CHUNK], chunk); /* release: pairs with mcentral_of */
+    }
+    struct mcentral *c = mcentral_of(id);
+    c->type = type;
+    c->spanclass = id;
+    c->sizeclass = (uint8_t)sizeclass;
+    c->noscan = type->kind == SCAN_NONE;
+    /* release: the mcentral is whole; pairs with the acquire of who walks them all. */
+    store_rel(&heap.nspanclasses, id + 1);
+    return id;
+}
+
+uint32_t heap_spanclass(struct gctype *type, unsigned sizeclass)
+{
+    /* acquire: pairs with the release below; the mcentral is whole. */
+    uint32_t id = load_acq(&type->spanclass[sizeclass]);
+    if (likely(id != 0)) {
+        return id;
+    }
+    mutex_lock(&heap.spanclass_lock);
+    id = load_rlx(&type->spanclass[sizeclass]);
+    if (id == 0) {
+        id = spanclass_make_locked(type, sizeclass);
+        store_rel(&type->spanclass[sizeclass], id); /* release: pairs with the acquire above */
+    }
+    mutex_unlock(&heap.spanclass_lock);
+    return id;
+}
+
+/* -- lists and checkers ------------------------------------------------------------------------ */
+
+void span_list_push(struct span_list *l, struct mspan *s)
+{
+    ASSERT(s->list == NULL);
+    s->list = l;
+    s->prev = NULL;
+    s->next = l->head;
+    if (l->head != NULL) {
+        l->head->prev = s;
+    }
+    l->head = s;
+    store_rel(&l->count, load_rlx(&l->count) + 1); /* release: pairs with mcentral's hints */
+}
+
+void span_list_remove(struct mspan *s)
+{
+    struct span_list *l = s->list;
+    ASSERT(l != NULL);
+    ASSERT(load_rlx(&l->count) > 0);
+    if (s->prev != NULL) {
+        s->prev->next = s->next;
+    } else {
+        l->head = s->next;
+    }
+    if (s->next != NULL) {
+        s->next->prev = s->prev;
+    }
+    s->next = s->prev = NULL;
+    s->list = NULL;
+    store_rel(&l->count, load_rlx(&l->count) - 1); /* release: as above */
+}
+
+bool mspan_check(const struct mspan *s)
+{
+    if (s->nelems == 0 || s->nwords != (s->nelems + 63) / 64 || s->base % HEAP_PAGE_SIZE != 0) {
+        return false;
+    }
+    if (s->nelems % 64 != 0) { /* [mspan.bits] */
+        uint64_t beyond = ~bit_range(0, s->nelems % 64);
+        if ((load_rlx(&mspan_marks(s)[s->nwords - 1]) & beyond) != 0 ||
+            (load_rlx(&mspan_allocs(s)[s->nwords - 1]) & beyond) != 0) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < s->npages; i++) {
+        pagedesc d = load_rlx(&heap.descs[mspan_pn(s) + i]);
+        if (pagedesc_head(d) != mspan_pn(s) || pagedesc_class(d) != s->sizeclass) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool mheap_check(void)
+{
+    size_t inuse = 0;
+    for (size_t pn = 0; pn < heap.committed_pages;) {
+        pagedesc d = load_rlx(&heap.descs[pn]);
+        if (d == 0) {
+            pn++;
+            continue;
+        }
+        const struct mspan *s = &heap.spans[pn];
+        if (pagedesc_head(d) != pn || !mspan_check(s)) {
+            return false;
+        }
+        inuse += s->npages;
+        pn += s->npages;
+    }
+    return inuse << PAGE_SHIFT <= load_rlx(&heap.stats.heap_inuse) && pagealloc_check(&heap.pages);
+}

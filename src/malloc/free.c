@@ -1,0 +1,108 @@
+/* free.c - early reuse: loam_free and loam_realloc.
+ *
+ * Model       A freed slot loses its alloc bit, atomically, whoever owns the span; the owner finds the
+ *             hole when it has none ahead. What the object pointed to is shaded if a cycle marks, as a
+ *             store of NULL would. A large object's pages go back at once when its span is swept and no
+ *             cycle marks; otherwise the next sweep takes them.
+ * Invariants  [free.once]  who clears the alloc bit frees: a second free finds it clear and aborts.
+ *             [free.phase]  busy: no handshake is answered meanwhile, so a phase once read stays near
+ *             enough: marking cannot begin behind our back.
+ * Tests       tests/api/free.c, tests/api/realloc.c, tests/model FREE
+ */
+#include "malloc/malloc.h"
+
+#include "gc/mark.h"
+
+#include <errno.h>
+#include <string.h>
+
+static bool in_unused_run(struct m *m, const struct mspan *s, uintptr_t p)
+{
+    const struct run *r = mcache_run(&m->cache, s->spanclass);
+    return r != NULL && r->span == s && p >= r->ptr && p < r->end;
+}
+
+static void free_large_now(struct m *m, struct mspan *s)
+{
+    bool marking = load_acq(&gc.phase) != GC_OFF || m->cache.black;
+    if (!marking && mcentral_remove_large(s, m->cache.sweepgen)) {
+        store_rlx(&s->scan_progress, (size_t)0);
+        ends_span_freed(s);
+        mheap_free_span(s);
+    }
+}
+
+static void free_object(struct m *m, struct mspan *s, size_t index)
+{
+    size_t bytes = s->elem_size;
+    uint64_t bit = UINT64_C(1) << (index % 64);
+    if (load_acq(&gc.phase) != GC_OFF && !s->noscan) {
+        scan_object(&m->work, s, index);
+        gcwork_publish(&m->work);
+    }
+    if (load_acq(&s->specials) != NULL) { /* acquire: pairs with ends.c */
+        ends_free_object(s, index);
+    }
+    store_rlx(&s->needzero, true); /* before the bit is clear: see mcache.c */
+    uint64_t old = and_acqrel(&mspan_allocs(s)[index / 64], ~bit);
+    CHECK((old & bit) != 0, "double free of %p", (void *)mspan_object(s, index));
+    add_rlx(&mcentral_of(s->spanclass)->nfree, UINT64_C(1));
+    gc_live_sub(bytes);
+    if (s->sizeclass == 0) {
+        add_rlx(&heap.stats.large_free, (uint64_t)bytes);
+        free_large_now(m, s);
+    } else {
+        mcentral_slot_freed(s);
+    }
+}
+
+/* The object that starts at p; whatever else p is ends the program. */
+static struct mspan *object_at(struct m *m, uintptr_t p, const char *what, size_t *index)
+{
+    struct mspan *s = heap_span_of(p);
+    CHECK(s != NULL, "%s of %p: not in the heap of loam (free it where it came from)", what, (void *)p);
+    *index = mspan_index(s, p);
+    CHECK(*index < s->nelems && p == mspan_object(s, *index),
+          "%s of %p: it points into the middle of the object at %p (of %zu bytes, type %s)", what,
+          (void *)p, (void *)mspan_object(s, *index), s->elem_size, s->type->name);
+    CHECK(bitmap_get(mspan_allocs(s), *index) && !in_unused_run(m, s, p),
+          "double free or %s of memory that is not allocated: %p (slot of %zu bytes, type %s)", what,
+          (void *)p, s->elem_size, s->type->name);
+    return s;
+}
+
+void malloc_free(struct m *m, void *p)
+{
+    size_t index;
+    m_enter(m);
+    CHECK(m->busy == 1, "loam_free in a signal handler that interrupted the library");
+    struct mspan *s = object_at(m, (uintptr_t)p, "free", &index);
+    free_object(m, s, index);
+    m_leave(m);
+}
+
+void *malloc_realloc(struct m *m, void *p, size_t bytes)
+{
+    size_t index;
+    m_enter(m);
+    struct mspan *s = object_at(m, (uintptr_t)p, "realloc", &index);
+    struct gctype *type = (struct gctype *)(uintptr_t)s->type;
+    size_t old = s->elem_size;
+    m_leave(m);
+    if (bytes <= old && (bytes > old / 2 || old <= 16)) {
+        gc_clear(m, (char *)p + bytes, old - bytes); /* grown again, these are new bytes */
+        return p;
+    }
+    void *q = malloc_typed(m, type, bytes);
+    if (q == NULL) {
+        return NULL;
+    }
+    size_t keep = bytes < old ? bytes : old;
+    if (type->kind == SCAN_NONE) {
+        memcpy(q, p, keep);
+    } else {
+        gc_copy(m, q, p, keep);
+    }
+    malloc_free(m, p);
+    return q;
+}

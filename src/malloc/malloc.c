@@ -1,0 +1,353 @@
+/* malloc.c - allocation: the fast path, and where it goes when that is not enough.
+ *
+ * Purpose     A pointer's way into the world: size -> size class -> span class -> the thread's run.
+ * Model       fast: xadd on run->ptr (one instruction: a signal handler on this thread sees it before
+ *             or after), compare with run->end, look that run->end is still the same. Slow: the next
+ *             hole, another span, pages; then what the growth costs: sweeping, assist, a new cycle.
+ * Invariants  [malloc.zero]  what is returned reads as zero.
+ *             [malloc.reentrant]  a signal handler of the program may allocate at any instruction: over
+ *             the fast path it takes another slot or refills the run (then `end` differs and the
+ *             interrupted allocation starts over); over busy code it takes pages from a reserve.
+ * Locking     none on the fast path; the slow path is busy while it holds those of heap/.
+ * From Go     malloc.go; differs: no per-object bits, no publication barrier, no zeroing per object; no
+ *             tiny blocks, since the contract aligns what is below 16 bytes to 8: class 8 packs as
+ *             densely and frees each object for itself. Pointers of 8 bytes take 16: class 8 has no
+ *             scanned bits.
+ * Tests       tests/api/alloc_basic.c, tests/golden (instruction counts), tests/stress
+ */
+#include "malloc/malloc.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <loam.h>
+
+enum { ZERO_CHUNK = 256 << 10 }; /* bytes zeroed between two looks at what is asked */
+
+void (*_Atomic malloc_oom_fn)(void *arg);
+void *_Atomic malloc_oom_arg;
+
+/* The next slot of r, or 0: none, or a signal handler refilled r meanwhile. */
+ALWAYS_INLINE uintptr_t run_take(struct run *r)
+{
+    uintptr_t end = *(volatile uintptr_t *)&r->end;
+    uintptr_t size = r->size;
+    uintptr_t p;
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    p = size;
+    __asm__ volatile("xaddq %0, %1" : "+r"(p), "+m"(r->ptr) : : "memory", "cc");
+#else
+    p = __atomic_fetch_add(&r->ptr, size, __ATOMIC_RELAXED); /* relaxed: against own handlers only */
+#endif
+    if (likely(p + size <= end) && likely(*(volatile uintptr_t *)&r->end == end)) {
+        return p;
+    }
+    return 0;
+}
+
+/* -- slow paths -------------------------------------------------------------------------------- */
+
+static COLD void *out_of_memory(void)
+{
+    void (*fn)(void *) = load_acq(&malloc_oom_fn); /* acquire: pairs with the setter; arg is its own */
+    if (fn != NULL) {
+        fn(load_rlx(&malloc_oom_arg));
+    }
+    errno = ENOMEM;
+    return NULL;
+}
+
+/* What bytes of growth cost: a share of sweeping before, marking and perhaps a new cycle after. */
+static void pay_before(struct m *m)
+{
+    if (!load_acq(&gc.sweep_done)) {
+        m_enter(m);
+        gc_sweep_pay();
+        m_leave(m);
+    }
+}
+
+static void count_growth(struct m *m, size_t bytes)
+{
+    add_rlx(&gc.live, (uint64_t)bytes);
+    if (m->cache.black) {
+        add_rlx(&gc.bytes_marked, (uint64_t)bytes);
+    }
+}
+
+static void pay_after(struct m *m, size_t bytes)
+{
+    if (load_acq(&gc.phase) == GC_MARK) { /* acquire: pairs with the cycle */
+        gc_assist(m, bytes);
+    }
+    if (unlikely(gc.options.stress != 0) && ++m->stress_count >= (uint64_t)gc.options.stress) {
+        m->stress_count = 0;
+        gc_force();
+    }
+    gc_start_if_due(m);
+}
+
+/* From a handler of the program that interrupted the library itself. */
+static COLD void *malloc_nested(struct m *m, struct gctype *type, size_t bytes)
+{
+    struct mspan *s = mcache_alloc_nested(&m->cache, bytes, type);
+    if (s == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    count_growth(m, mspan_bytes(s));
+    return (void *)s->base;
+}
+
+static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
+{
+    uintptr_t p = 0;
+    m_enter(m);
+    mheap_fill_reserve();
+    struct run *r = mcache_run(&m->cache, spanclass);
+    if (r != NULL && (p = run_take(r)) == 0) {
+        *bytes = mcache_refill(&m->cache, r, spanclass);
+        count_growth(m, *bytes);
+        if (*bytes != 0) {
+            p = run_take(r);
+        }
+    }
+    m_leave(m);
+    return p;
+}
+
+static NOINLINE void *malloc_small_slow(struct m *m, struct gctype *type, size_t bytes,
+                                        uint32_t spanclass)
+{
+    if (m->busy != 0) {
+        return malloc_nested(m, type, bytes);
+    }
+    for (int tries = 0;; tries++) {
+        if (m_asked(m)) {
+            m_poll(m); /* before any refill, so that a thread is soon in the present phase */
+        }
+        pay_before(m);
+        size_t got = 0;
+        /* volatile: what was taken stays on the stack, where a scan finds it, while we pay. */
+        volatile uintptr_t p = refill_and_take(m, spanclass, &got);
+        if (p != 0) {
+            pay_after(m, got);
+            return (void *)p;
+        }
+        if (got != 0) {
+            tries--; /* taken by a signal handler at once */
+        } else if (tries > 0 || !gc_emergency(m)) {
+            return out_of_memory();
+        }
+    }
+}
+
+static void zero_large(struct m *m, struct mspan *s)
+{
+    char *p = (char *)s->base;
+    for (size_t left = mspan_bytes(s); left != 0;) {
+        size_t n = left < ZERO_CHUNK ? left : ZERO_CHUNK;
+        memset(p, 0, n);
+        p += n;
+        left -= n;
+        if (m_asked(m)) {
+            m_poll(m);
+        }
+    }
+}
+
+static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t bytes)
+{
+    if (m->busy != 0) {
+        return malloc_nested(m, type, bytes);
+    }
+    if (bytes > SIZE_MAX / 2 - HEAP_PAGE_SIZE) {
+        return out_of_memory();
+    }
+    for (int tries = 0;; tries++) {
+        if (m_asked(m)) {
+            m_poll(m);
+        }
+        pay_before(m);
+        m_enter(m);
+        struct mspan *s = mcache_alloc_large(&m->cache, bytes, type);
+        m_leave(m);
+        if (s != NULL) {
+            if (load_rlx(&s->needzero)) {
+                zero_large(m, s); /* not to be found by address yet, and nobody waits for us */
+            }
+            m_enter(m);
+            mcache_publish_large(&m->cache, s);
+            count_growth(m, mspan_bytes(s));
+            m_leave(m);
+            volatile uintptr_t p = s->base; /* volatile: as above */
+            pay_after(m, mspan_bytes(s));
+            return (void *)p;
+        }
+        if (tries > 0 || !gc_emergency(m)) {
+            return out_of_memory();
+        }
+    }
+}
+
+/* The size class for a layout: 16-aligned where the layout asks for it; pointers need scanned bits, so
+ * class 8 is for noscan only. */
+static unsigned class_for(const struct gctype *type, size_t bytes)
+{
+    if (type->kind != SCAN_NONE && bytes <= 8) {
+        return 2;
+    }
+    bytes = bytes == 0 ? 1 : bytes;
+    return type->align == 16 ? size_to_class_align16(bytes) : size_to_class(bytes);
+}
+
+/* Locks are taken while busy only. */
+static NOINLINE uint32_t make_spanclass(struct m *m, struct gctype *type, unsigned sizeclass)
+{
+    m_enter(m);
+    uint32_t id = heap_spanclass(type, sizeclass);
+    m_leave(m);
+    return id;
+}
+
+static uint32_t spanclass_for(struct m *m, struct gctype *type, unsigned sizeclass)
+{
+    if (type == &gctype_noscan) {
+        return 2 * sizeclass + 1;
+    }
+    if (type == &gctype_conservative) {
+        return 2 * sizeclass;
+    }
+    uint32_t id = load_acq(&type->spanclass[sizeclass]); /* acquire: pairs with heap_spanclass */
+    return likely(id != 0) ? id : make_spanclass(m, type, sizeclass);
+}
+
+static struct gctype *type_of(struct m *m, const loam_type *type)
+{
+    struct gctype *t = gctype_known(type);
+    if (unlikely(t == NULL)) {
+        m_enter(m);
+        t = gctype_intern(type);
+        m_leave(m);
+    }
+    return t;
+}
+
+void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
+{
+    if (unlikely(bytes > MAX_SMALL_SIZE)) {
+        return malloc_large(m, type, bytes);
+    }
+    uint32_t spanclass = spanclass_for(m, type, class_for(type, bytes));
+    if (unlikely(spanclass == 0)) {
+        return out_of_memory();
+    }
+    if (m->busy == 0) {
+        struct run *r = spanclass < NUM_FIXED_SPANCLASSES ? &m->cache.runs[spanclass] : NULL;
+        if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
+            r = &m->cache.typed[spanclass / SPANCLASS_CHUNK][spanclass % SPANCLASS_CHUNK];
+        }
+        uintptr_t p = r != NULL ? run_take(r) : 0;
+        if (likely(p != 0)) {
+            return (void *)p;
+        }
+    }
+    return malloc_small_slow(m, type, bytes, spanclass);
+}
+
+/* -- the contract ------------------------------------------------------------------------------ */
+
+static NOINLINE void *alloc_slow(struct gctype *type, size_t bytes)
+{
+    struct m *m = malloc_self();
+    return m != NULL ? malloc_typed(m, type, bytes) : NULL;
+}
+
+void *loam_alloc_noscan(size_t bytes)
+{
+    struct m *m = m_self;
+    if (likely(m != NULL) && likely(bytes - 1 < SMALL_SIZE_MAX)) {
+        unsigned sc = size_to_class8_align16[(bytes + SMALL_SIZE_DIV - 1) / SMALL_SIZE_DIV];
+        uintptr_t p = run_take(&m->cache.runs[2 * sc + 1]);
+        if (likely(p != 0)) {
+            return (void *)p;
+        }
+    }
+    return alloc_slow(&gctype_noscan, bytes);
+}
+
+void *loam_alloc(size_t bytes)
+{
+    struct m *m = m_self;
+    size_t n = bytes < 16 ? 16 : bytes;
+    if (likely(m != NULL) && likely(n <= SMALL_SIZE_MAX)) {
+        unsigned sc = size_to_class8_align16[(n + SMALL_SIZE_DIV - 1) / SMALL_SIZE_DIV];
+        uintptr_t p = run_take(&m->cache.runs[2 * sc]);
+        if (likely(p != 0)) {
+            return (void *)p;
+        }
+    }
+    return alloc_slow(&gctype_conservative, bytes);
+}
+
+static NOINLINE void *new_slow(const loam_type *type, size_t count)
+{
+    struct m *m = malloc_self();
+    struct gctype *t = m != NULL ? type_of(m, type) : NULL;
+    size_t bytes;
+    if (t == NULL) {
+        return NULL;
+    }
+    if (__builtin_mul_overflow(t->size, count, &bytes)) {
+        return out_of_memory();
+    }
+    if (count == 1 && bytes <= MAX_SMALL_SIZE && load_rlx(&t->single) == 0) {
+        store_rlx(&t->single, make_spanclass(m, t, class_for(t, bytes))); /* relaxed: a number */
+    }
+    return malloc_typed(m, t, bytes);
+}
+
+void *loam_new(const loam_type *type, size_t count)
+{
+    struct m *m = m_self;
+    struct gctype *t = gctype_known(type);
+    if (likely(m != NULL && t != NULL && count == 1)) {
+        uint32_t sc = load_rlx(&t->single); /* relaxed: a number; the run is the thread's own */
+        struct run *chunk = m->cache.typed[sc / SPANCLASS_CHUNK];
+        if (likely(sc != 0 && chunk != NULL)) {
+            uintptr_t p = run_take(&chunk[sc % SPANCLASS_CHUNK]);
+            if (likely(p != 0)) {
+                return (void *)p;
+            }
+        }
+    }
+    return new_slow(type, count);
+}
+
+void *loam_new_flex(const loam_type *type, size_t count)
+{
+    struct m *m = malloc_self();
+    struct gctype *t = m != NULL ? type_of(m, type) : NULL;
+    size_t bytes;
+    if (t == NULL) {
+        return NULL;
+    }
+    if (!t->flex) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (__builtin_mul_overflow(t->tail_elem, count, &bytes) ||
+        __builtin_add_overflow(bytes, t->tail_offset, &bytes)) {
+        return out_of_memory();
+    }
+    return malloc_typed(m, t, bytes < t->size ? t->size : bytes);
+}
+
+size_t loam_new_batch(const loam_type *type, size_t count, void *out[])
+{
+    size_t n = 0;
+    while (n < count && (out[n] = loam_new(type, 1)) != NULL) {
+        n++;
+    }
+    return n;
+}

@@ -1,0 +1,44 @@
+/* start.c - the library starts at its first use, on whichever thread that is. */
+#include "malloc/malloc.h"
+
+#include "gc/ends.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic bool started;
+
+bool malloc_started(void)
+{
+    return load_acq(&started); /* acquire: pairs with start_locked */
+}
+
+/* Each step may be repeated when a later one was refused. */
+static bool start_locked(void)
+{
+    if (!mheap_init()) {
+        return false;
+    }
+    gc_options_read();
+    ends_alloc = malloc_typed;
+    if (!gc_init() || !world_init()) {
+        return false;
+    }
+    store_rel(&started, true); /* release: pairs with malloc_started */
+    return true;
+}
+
+COLD struct m *malloc_attach(void)
+{
+    if (!malloc_started()) {
+        pthread_mutex_lock(&start_lock);
+        bool ok = malloc_started() || start_locked();
+        pthread_mutex_unlock(&start_lock);
+        if (!ok) {
+            errno = ENOMEM;
+            return NULL;
+        }
+    }
+    return m_attach();
+}

@@ -1,0 +1,139 @@
+/* m.h - the record of an attached thread, and how it is reached wherever it is.
+ *
+ * `m` is Go's word for an operating-system thread. Its record outlives the thread and is reused.
+ */
+#ifndef WORLD_M_H
+#define WORLD_M_H
+
+#include "heap/mcache.h"
+
+enum {
+    WBBUF_ENTRIES = 512,
+    CONTEXT_REGS = 36,
+    HIST_BUCKETS = 64, /* powers of the square root of two, from 1 ns */
+};
+
+/* Where a thread that stands still has its pointers. */
+struct m_context {
+    uintptr_t sp; /* what lies below is dead */
+    size_t nregs;
+    uintptr_t regs[CONTEXT_REGS];
+};
+
+enum m_state {
+    M_RUNNING,
+    M_BLOCKED, /* promises not to touch the heap; others may act for it */
+    M_CLAIMED, /* somebody acts for it; it must not return before M_BLOCKED again */
+    M_STOPPED, /* waits in world_stop, context saved */
+};
+
+/* Overwritten and new targets of stores, not yet shaded. Owner only, while busy. */
+struct wbbuf {
+    uint32_t n;
+    uintptr_t entries[WBBUF_ENTRIES];
+};
+
+enum { GCWORK_CANDIDATES = 1024 };
+
+/* What one marker keeps to itself: a first-in first-out list of spans to scan, and its counts. */
+struct gcwork {
+    uint32_t head, tail; /* page number + 1; 0: empty */
+    uint32_t count;
+    bool counted;          /* a program thread's: whoever marks through it dirties the round */
+    uint64_t bytes_marked; /* not yet added to gc.bytes_marked */
+    uint64_t scan_work;    /* bytes looked at, not yet added to gc.scan_work */
+    uintptr_t candidates[GCWORK_CANDIDATES]; /* offsets into the region found by a scan kernel */
+};
+
+/* A range that is searched with its thread's own stack: the contract's loam_stack. */
+struct loam_stack {
+    uintptr_t start, limit;
+    void *const *top;       /* where the program keeps the live end; NULL: see live */
+    uintptr_t live, live_limit; /* used when top is NULL, or parked */
+    bool parked;            /* the program said what is live */
+    _Atomic(struct m *) owner;  /* who scans it; NULL: its thread has ended */
+    struct loam_stack *next, *prev; /* world.stacks, under world.lock; records are reused, never freed */
+};
+
+/* A thread's note of a stack that it may own; see gc/roots.c. */
+struct stack_ref {
+    struct loam_stack *stack;
+    struct stack_ref *next;
+};
+
+/* Fields are written by their own thread alone unless it says otherwise. */
+struct m {
+    struct mcache cache;
+
+    volatile int busy;         /* in library code that a handshake must not interrupt */
+    _Atomic uint32_t request;  /* handshake asked for; written by its poster */
+    _Atomic uint32_t ack;      /* handshake answered; also by who acts for the thread */
+    _Atomic uint32_t stop;     /* world_stop asks for it; written by the stopper */
+    _Atomic uint32_t state;    /* enum m_state; claimed and released by others too */
+    _Atomic uintptr_t ack_pc;  /* where the handler found the thread at its last answer */
+    struct m_context context;  /* valid while M_BLOCKED, M_CLAIMED, M_STOPPED */
+    int blocking_depth;
+
+    struct wbbuf wbbuf;
+    struct gcwork work;
+    int64_t assist_debt; /* bytes of scan work owed; negative: credit */
+    uint64_t stress_count; /* allocations since gcstress last started a cycle */
+    uint64_t rng;
+
+    int tid;
+    uintptr_t tp;              /* thread pointer, where its thread-local storage hangs */
+    uintptr_t stack_low, stack_high;
+    struct stack_ref *stacks;
+
+    struct m *next, *prev;     /* registry, under world.lock; free list */
+
+    /* Stretches in which the collector kept this thread from running; read by reporters. */
+    _Atomic uint64_t pause_max_ns;   /* in this cycle; taken and reset by the collector */
+    _Atomic uint64_t pause_total_ns;
+    _Atomic uint64_t assist_ns;
+};
+
+/* The calling thread's record, NULL: not attached. The only thread-local of the library. */
+extern __thread struct m *m_self __attribute__((tls_model("initial-exec")));
+
+/* Answer everything that is asked, as from within the library: registers are spilled. */
+COLD void m_poll(struct m *m);
+
+ALWAYS_INLINE bool m_asked(const struct m *m)
+{
+    /* acquire: pairs with the poster's release; the handshake's subject is seen. */
+    return load_acq(&m->request) != load_rlx(&m->ack) || load_rlx(&m->stop) != 0;
+}
+
+/* Bracket for code that must not be interrupted by a handshake. Nests. */
+ALWAYS_INLINE void m_enter(struct m *m)
+{
+    m->busy++;
+    compiler_barrier();
+}
+ALWAYS_INLINE void m_leave(struct m *m)
+{
+    compiler_barrier();
+    m->busy--;
+    if (unlikely(m->busy == 0 && m_asked(m))) {
+        m_poll(m);
+    }
+}
+
+/* The calling thread's record, attaching it if need be; NULL: no memory (errno ENOMEM). */
+COLD struct m *m_attach(void);
+ALWAYS_INLINE struct m *m_get(void)
+{
+    struct m *m = m_self;
+    return likely(m != NULL) ? m : m_attach();
+}
+void m_detach(void);
+
+/* The thread promises to touch no heap memory until m_exit_blocking. Nests. */
+void m_enter_blocking(struct m *m);
+void m_exit_blocking(struct m *m);
+
+/* A stretch in which the collector kept m from running. */
+void m_count_pause(struct m *m, int64_t ns);
+
+#endif

@@ -1,0 +1,687 @@
+/* world.c - attached threads, and how to reach each of them.
+ *
+ * Purpose     Registry of ms; handshakes (soft, nobody stops); world_stop (gcstoptheworld,
+ *             gccheckmark and fork only).
+ * Model       A request is a number in m->request. Its thread answers by running world.fn on itself and
+ *             copying the number to m->ack: in the signal handler if not busy, else when it stops being
+ *             busy. For a thread that is M_BLOCKED the poster claims it and answers in its place.
+ * Invariants  [m.busy]    a handler that finds busy != 0 changes nothing but errno-neutral reads.
+ *             [m.claim]   M_BLOCKED -> M_CLAIMED by others, M_CLAIMED -> M_BLOCKED by the claimer,
+ *                         M_BLOCKED -> M_RUNNING by the thread: so it never returns while claimed.
+ *             [world.registry]  phases change and threads attach under world.lock, so a new thread
+ *                         starts in the present phase and is asked for every later one.
+ * Locking     handshake_lock > world.lock; stop_lock > world.lock. The poster waits for answers with
+ *             neither held but handshake_lock, which no program thread takes.
+ * Ordering    request: release by the poster after world.fn, acquire in m_asked. ack and remaining:
+ *             release by the answerer, acquire by the poster.
+ * From Go     forEachP (ragged barrier) and preemptM; differs: every phase change is one.
+ * Tests       tests/model (H-* steps), tests/api/threads.c, tests/stress
+ */
+#include "world/world.h"
+
+#include "heap/fixalloc.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+__thread struct m *m_self __attribute__((tls_model("initial-exec")));
+struct world world;
+
+static pthread_key_t exit_key;
+
+/* -- answering --------------------------------------------------------------------------------- */
+
+void m_count_pause(struct m *m, int64_t ns)
+{
+    uint64_t t = ns > 0 ? (uint64_t)ns : 0;
+    add_rlx(&m->pause_total_ns, t);
+    if (t > load_rlx(&m->pause_max_ns)) {
+        store_rlx(&m->pause_max_ns, t);
+    }
+}
+
+static void acknowledge(struct m *m, uint32_t seq)
+{
+    /* release: what the answer did is seen by the poster; pairs with wait_answers. */
+    store_rel(&m->ack, seq);
+    if (sub_acqrel(&world.remaining, 1u) == 1) {
+        os_futex_wake(&world.remaining, 1);
+    }
+}
+
+static void answer_stop(struct m *m, const struct m_context *ctx)
+{
+    if (&m->context != ctx) {
+        m->context = *ctx;
+    }
+    store_rel(&m->state, M_STOPPED); /* release: the context; pairs with world_stop */
+    add_acqrel(&world.stopped, 1u);
+    os_futex_wake(&world.stopped, 1);
+    for (;;) {
+        uint32_t stop = load_acq(&m->stop); /* acquire: pairs with world_start */
+        if (stop == 0) {
+            break;
+        }
+        os_futex_wait(&m->stop, stop, -1);
+    }
+    /* A poster may be acting for us in this very moment: as after blocking. */
+    uint32_t state = M_STOPPED;
+    while (!cas_acqrel(&m->state, &state, M_RUNNING)) {
+        os_futex_wait(&m->state, state, 1000000);
+        state = M_STOPPED;
+    }
+}
+
+/* Do all that is asked of the calling thread, whose pointers are where ctx says. */
+static void m_answer(struct m *m, const struct m_context *ctx)
+{
+    int64_t begin = os_nanotime();
+    m->busy++;
+    compiler_barrier();
+    do {
+        uint32_t seq = load_acq(&m->request); /* acquire: world.fn; pairs with world_handshake */
+        if (seq != load_rlx(&m->ack)) {
+            world_delay();
+            world.fn(m, ctx);
+            acknowledge(m, seq);
+        }
+        if (load_rlx(&m->stop) != 0) {
+            answer_stop(m, ctx);
+        }
+    } while (m_asked(m));
+    compiler_barrier();
+    m->busy--;
+    m_count_pause(m, os_nanotime() - begin);
+}
+
+static void poll_spilled(void *arg, uintptr_t sp)
+{
+    struct m_context ctx = {.sp = sp};
+    m_answer(arg, &ctx);
+}
+
+void m_poll(struct m *m)
+{
+    int saved = errno;
+    while (m_asked(m)) {
+        os_call_spilled(poll_spilled, m);
+    }
+    errno = saved;
+}
+
+static void on_signal(int signo, void *info, void *ucontext)
+{
+    int saved = errno;
+    struct m *m = m_self;
+    if (!os_signal_is_ours(info)) {
+        os_signal_chain(signo, info, ucontext);
+    } else if (m != NULL && m->busy == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
+        uintptr_t pc = os_context_pc(ucontext);
+        uintptr_t restart = os_stores_restart(pc);
+        if (restart != pc) {
+            os_context_set_pc(ucontext, restart);
+        }
+        store_rlx(&m->ack_pc, restart == pc ? pc : 0); /* relaxed: read after the ack */
+        struct m_context ctx = {.sp = os_context_sp(ucontext)};
+        const uintptr_t *regs = os_context_regs(ucontext, &ctx.nregs);
+        memcpy(ctx.regs, regs, ctx.nregs * sizeof *regs);
+        m_answer(m, &ctx);
+    }
+    errno = saved;
+}
+
+/* -- registry ---------------------------------------------------------------------------------- */
+
+static void link_m_locked(struct m *m)
+{
+    m->prev = NULL;
+    m->next = world.ms;
+    if (world.ms != NULL) {
+        world.ms->prev = m;
+    }
+    world.ms = m;
+    world.nms++;
+}
+
+/* m answers what it still owes, hands over what it holds and leaves the registry. */
+static void unlink_m_locked(struct m *m)
+{
+    uint32_t seq = load_acq(&m->request); /* acquire: as in m_answer */
+    world.detach(m); /* covers whatever a pending handshake asks: nothing of m remains */
+    if (seq != load_rlx(&m->ack)) {
+        acknowledge(m, seq);
+    }
+    for (struct stack_ref *ref = m->stacks; ref != NULL;) {
+        struct stack_ref *next = ref->next;
+        struct m *owner = m;
+        (void)cas_acqrel(&ref->stack->owner, &owner, NULL);
+        metafree(ref, sizeof *ref);
+        ref = next;
+    }
+    m->stacks = NULL;
+    if (m->prev != NULL) {
+        m->prev->next = m->next;
+    } else {
+        world.ms = m->next;
+    }
+    if (m->next != NULL) {
+        m->next->prev = m->prev;
+    }
+    world.nms--;
+}
+
+static struct m *new_m(void)
+{
+    mutex_lock(&world.lock);
+    struct m *m = world.free_ms;
+    if (m != NULL) {
+        world.free_ms = m->next;
+    }
+    mutex_unlock(&world.lock);
+    if (m == NULL) {
+        m = persistentalloc(sizeof *m, CACHE_LINE, &heap.stats.mcache_sys);
+    }
+    return m;
+}
+
+static struct m *attach(void)
+{
+    struct m *m = new_m();
+    if (m == NULL) {
+        return NULL;
+    }
+    memset(m, 0, sizeof *m);
+    mcache_init(&m->cache);
+    m->busy = 1;
+    m->tid = os_gettid();
+    m->tp = os_thread_pointer();
+    if (!os_stack_bounds(&m->stack_low, &m->stack_high)) {
+        throwf("cannot attach thread %d: the bounds of its stack are unknown", m->tid);
+    }
+    if (pthread_setspecific(exit_key, m) != 0) {
+        mutex_lock(&world.lock);
+        m->next = world.free_ms;
+        world.free_ms = m;
+        mutex_unlock(&world.lock);
+        return NULL;
+    }
+    mutex_lock(&world.lock);
+    world.attach(m);
+    store_rlx(&m->stop, load_rlx(&world.is_stopped) ? 1u : 0u);
+    store_rlx(&m->request, load_rlx(&world.seq)); /* asked for nothing that was posted before */
+    store_rlx(&m->ack, load_rlx(&world.seq));
+    link_m_locked(m);
+    m_self = m;
+    mutex_unlock(&world.lock);
+    return m;
+}
+
+/* Signals are blocked meanwhile: a handler of the program that allocates would attach a second time. */
+COLD struct m *m_attach(void)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    struct m *m = attach();
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (m == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    m->busy = 0;
+    if (m_asked(m)) {
+        m_poll(m);
+    }
+    return m;
+}
+
+void m_detach(void)
+{
+    struct m *m = m_self;
+    if (m == NULL) {
+        return;
+    }
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    while (m->blocking_depth > 0) {
+        m_exit_blocking(m);
+    }
+    m->busy++; /* for good: nobody interrupts what follows */
+    mutex_lock(&world.lock);
+    unlink_m_locked(m);
+    m_self = NULL;
+    mutex_unlock(&world.lock);
+    mcache_fini(&m->cache);
+    pthread_setspecific(exit_key, NULL);
+    mutex_lock(&world.lock);
+    m->next = world.free_ms;
+    world.free_ms = m;
+    mutex_unlock(&world.lock);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void on_thread_exit(void *m)
+{
+    (void)m;
+    m_detach();
+}
+
+/* A thread that ended without its destructors (a raw clone, a key destroyed): act for it. */
+static void reap(struct m *dead)
+{
+    mutex_lock(&world.lock);
+    struct m *m = world.ms;
+    while (m != NULL && m != dead) {
+        m = m->next;
+    }
+    if (m != NULL) {
+        unlink_m_locked(m);
+        mcache_fini(&m->cache);
+        m->next = world.free_ms;
+        world.free_ms = m;
+    }
+    mutex_unlock(&world.lock);
+}
+
+/* -- blocking ---------------------------------------------------------------------------------- */
+
+enum { SPILLED_WORDS = 16 }; /* covers os_call_spilled's frame on every machine */
+
+static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
+{
+    struct m *m = arg;
+    m->context.sp = sp;
+    m->context.nregs = SPILLED_WORDS;
+    /* The callee-saved registers lie at sp now, but this frame is about to be left: keep a copy. */
+    for (size_t i = 0; i < SPILLED_WORDS; i++) {
+        m->context.regs[i] = ((const volatile uintptr_t *)sp)[i];
+    }
+}
+
+void m_enter_blocking(struct m *m)
+{
+    if (m->blocking_depth++ > 0) {
+        return;
+    }
+    for (;;) {
+        m->busy++;
+        compiler_barrier();
+        os_call_spilled(block_spilled, m);
+        compiler_barrier();
+        m->busy--;
+        if (m_asked(m)) {
+            m_poll(m);
+        }
+        /* release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which
+         * sets request and then looks at state; one of the two sees the other. */
+        store_sc(&m->state, M_BLOCKED);
+        if (load_sc(&m->request) == load_rlx(&m->ack) && load_sc(&m->stop) == 0) {
+            return;
+        }
+        uint32_t state = M_BLOCKED;
+        if (!cas_acqrel(&m->state, &state, M_RUNNING)) {
+            return; /* claimed: the poster answers for us */
+        }
+    }
+}
+
+void m_exit_blocking(struct m *m)
+{
+    if (m->blocking_depth == 0 || --m->blocking_depth > 0) {
+        return;
+    }
+    for (;;) {
+        uint32_t state = M_BLOCKED;
+        /* acquire: what was done in our name; pairs with release_claim. */
+        if (cas_acqrel(&m->state, &state, M_RUNNING)) {
+            break;
+        }
+        os_futex_wait(&m->state, state, -1);
+    }
+    if (m_asked(m)) {
+        m_poll(m);
+    }
+}
+
+/* -- handshakes -------------------------------------------------------------------------------- */
+
+/* Keep m where it stands; false: it runs. */
+static bool claim(struct m *m, uint32_t *state)
+{
+    *state = load_rlx(&m->state);
+    /* acquire: the context; pairs with m_enter_blocking and answer_stop. */
+    return (*state == M_BLOCKED || *state == M_STOPPED) &&
+           cas_acqrel(&m->state, state, (uint32_t)M_CLAIMED);
+}
+
+static void unclaim(struct m *m, uint32_t state)
+{
+    store_rel(&m->state, state); /* release: what was done in its name; pairs with m_exit_blocking */
+    os_futex_wake(&m->state, 1);
+}
+
+/* One round over those who have not answered: act for who stands still, signal the others. */
+static void ask(uint32_t seq)
+{
+    struct m *dead = NULL;
+    mutex_lock(&world.lock);
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        uint32_t state;
+        if (load_acq(&m->ack) == seq || load_rlx(&m->request) != seq) {
+            continue;
+        }
+        if (claim(m, &state)) { /* a claimed m stays in the registry: no lock needed to act for it */
+            mutex_unlock(&world.lock);
+            if (load_acq(&m->ack) != seq) {
+                world.fn(m, &m->context);
+                acknowledge(m, seq);
+            }
+            mutex_lock(&world.lock);
+            unclaim(m, state);
+        } else if (m != m_self && load_rlx(&m->state) == M_RUNNING &&
+                   os_tgkill(m->tid, world.signo) == ESRCH) {
+            dead = m;
+        }
+    }
+    mutex_unlock(&world.lock);
+    if (dead != NULL) {
+        reap(dead);
+    }
+}
+
+static void warn_slow(uint32_t seq, int64_t waited_ns)
+{
+    mutex_lock(&world.lock);
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        if (load_acq(&m->ack) != seq && load_rlx(&m->request) == seq) {
+            warnf("thread %d has not answered the collector for %lld s: does it mask signal %d? "
+                  "(the heap grows until it allocates, or calls loam_enter_blocking)",
+                  m->tid, (long long)(waited_ns / 1000000000), world.signo);
+            break;
+        }
+    }
+    mutex_unlock(&world.lock);
+}
+
+static void wait_answers(uint32_t seq)
+{
+    int64_t begin = os_nanotime();
+    int64_t patience = 50000;
+    int64_t next_warning = 10000000000;
+    for (;;) {
+        ask(seq);
+        int64_t until = os_nanotime() + patience;
+        for (;;) {
+            /* acquire: all that the answers did; pairs with acknowledge. */
+            uint32_t left = load_acq(&world.remaining);
+            if (left == 0) {
+                return;
+            }
+            world_safepoint();
+            int64_t now = os_nanotime();
+            if (now >= until) {
+                break;
+            }
+            os_futex_wait(&world.remaining, left, until - now);
+        }
+        patience = patience < 10000000 ? patience * 2 : patience;
+        if (os_nanotime() - begin > next_warning) {
+            warn_slow(seq, os_nanotime() - begin);
+            next_warning *= 2;
+        }
+    }
+}
+
+static uint32_t post(void (*posting)(void))
+{
+    mutex_lock(&world.lock);
+    uint32_t seq = load_rlx(&world.seq) + 1;
+    store_rlx(&world.seq, seq);
+    store_rlx(&world.remaining, world.nms);
+    if (posting != NULL) {
+        posting();
+    }
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        /* release: world.fn and the phase; pairs with m_asked. seq_cst: see m_enter_blocking. */
+        store_sc(&m->request, seq);
+    }
+    mutex_unlock(&world.lock);
+    return seq;
+}
+
+/* Was a thread answered for inside a store sequence that its handler did not know, because the
+ * module came after the refresh? Then its answer says nothing about that store. */
+static bool answered_in_unknown_store(void)
+{
+    if (!os_stores_changed(world.stores_generation)) {
+        return false;
+    }
+    world.stores_generation = os_stores_refresh();
+    bool found = false;
+    mutex_lock(&world.lock);
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        uintptr_t pc = load_rlx(&m->ack_pc);
+        found = found || (pc != 0 && os_stores_restart(pc) != pc);
+        store_rlx(&m->ack_pc, (uintptr_t)0);
+    }
+    mutex_unlock(&world.lock);
+    return found;
+}
+
+void world_handshake(handshake_fn *fn, void (*posting)(void))
+{
+    mutex_lock(&world.handshake_lock);
+    world_delay();
+    int64_t begin = os_nanotime();
+    world.stores_generation = os_stores_refresh();
+    world.fn = fn;
+    wait_answers(post(posting));
+    while (answered_in_unknown_store()) {
+        wait_answers(post(NULL)); /* every handshake's function may run twice */
+    }
+    uint64_t took = (uint64_t)(os_nanotime() - begin);
+    if (took > load_rlx(&world.handshake_max_ns)) {
+        store_rlx(&world.handshake_max_ns, took);
+    }
+    add_rlx(&world.handshake_count, UINT64_C(1));
+    mutex_unlock(&world.handshake_lock);
+}
+
+/* -- the real stop ----------------------------------------------------------------------------- */
+
+static bool stands_still(struct m *m)
+{
+    uint32_t state = load_acq(&m->state); /* acquire: pairs with answer_stop, m_enter_blocking */
+    return m == world.stopper || state == M_STOPPED || state == M_BLOCKED;
+}
+
+enum { STOP_PATIENCE_NS = 1000000000 };
+
+/* Ask those who still run; how many. */
+static uint32_t ask_stop_locked(void)
+{
+    uint32_t running = 0;
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        if (stands_still(m)) {
+            continue;
+        }
+        if (os_tgkill(m->tid, world.signo) != ESRCH) {
+            running++;
+        }
+    }
+    return running;
+}
+
+/* Attached threads that start to run meanwhile (new ones, ones back from blocking) stop before they
+ * touch the heap, so nothing is locked while the world is stopped but stop_lock. */
+void world_stop(void)
+{
+    mutex_lock(&world.stop_lock);
+    mutex_lock(&world.lock);
+    world.stopper = m_self;
+    store_rlx(&world.is_stopped, true);
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        if (m != world.stopper) {
+            store_sc(&m->stop, 1u); /* seq_cst: see m_enter_blocking */
+        }
+    }
+    int64_t begin = os_nanotime();
+    for (int64_t wait = 50000;; wait *= 2) {
+        uint32_t seen = load_acq(&world.stopped);
+        uint32_t running = ask_stop_locked();
+        mutex_unlock(&world.lock);
+        if (running == 0) {
+            return;
+        }
+        os_futex_wait(&world.stopped, seen, wait);
+        if (os_nanotime() - begin > STOP_PATIENCE_NS) {
+            warnf("a thread does not stop (does it mask signal %d?); going on without it",
+                  world.signo);
+            return;
+        }
+        mutex_lock(&world.lock);
+    }
+}
+
+void world_start(void)
+{
+    mutex_lock(&world.lock);
+    store_rlx(&world.is_stopped, false);
+    world.stopper = NULL;
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        store_rel(&m->stop, 0u); /* release: pairs with answer_stop */
+        os_futex_wake(&m->stop, 1);
+    }
+    mutex_unlock(&world.lock);
+    mutex_unlock(&world.stop_lock);
+}
+
+/* -- the library's own threads, and fork ------------------------------------------------------- */
+
+void world_lib_resume(void)
+{
+    for (;;) {
+        add_acqrel(&world.lib_active, 1u);
+        /* seq_cst: this add, then the load; fork_prepare stores, then loads: one sees the other. */
+        fence_sc();
+        uint32_t pending = load_sc(&world.fork_pending);
+        if (pending == 0) {
+            return;
+        }
+        world_lib_pause();
+        os_futex_wait(&world.fork_pending, pending, -1);
+    }
+}
+
+void world_lib_pause(void)
+{
+    if (sub_acqrel(&world.lib_active, 1u) == 1) {
+        os_futex_wake(&world.lib_active, 1);
+    }
+}
+
+/* Bring the process to a state that a single thread can go on from: the library's threads at their
+ * safepoints, all others stopped where they hold no lock of ours, the loader's lock not in our hands. */
+static void fork_prepare(void)
+{
+    struct m *m = m_self;
+    if (m != NULL) {
+        m_enter_blocking(m);
+    }
+    mutex_lock(&world.fork_lock);
+    store_sc(&world.fork_pending, 1u);
+    fence_sc();
+    for (;;) {
+        uint32_t active = load_sc(&world.lib_active);
+        if (active == 0) {
+            break;
+        }
+        os_futex_wait(&world.lib_active, active, 1000000);
+    }
+    if (m != NULL) {
+        m_exit_blocking(m);
+        m_enter(m);
+    }
+    world_stop();
+    mutex_lock(&world.lock);
+    metaalloc_fork_prepare();
+    os_modules_fork_prepare();
+}
+
+static void fork_parent(void)
+{
+    os_modules_fork_parent();
+    metaalloc_fork_parent();
+    mutex_unlock(&world.lock);
+    world_start();
+    store_sc(&world.fork_pending, 0u);
+    os_futex_wake(&world.fork_pending, INT_MAX);
+    mutex_unlock(&world.fork_lock);
+    if (m_self != NULL) {
+        m_leave(m_self);
+    }
+}
+
+static void fork_child(void)
+{
+    struct m *self = m_self;
+    os_modules_fork_child();
+    metaalloc_fork_child();
+    memset(&world.lock, 0, sizeof world.lock);
+    memset(&world.stop_lock, 0, sizeof world.stop_lock);
+    memset(&world.handshake_lock, 0, sizeof world.handshake_lock);
+    memset(&world.fork_lock, 0, sizeof world.fork_lock);
+    store_rlx(&world.remaining, 0u);
+    store_rlx(&world.lib_active, 0u);
+    store_rlx(&world.fork_pending, 0u);
+    store_rlx(&world.is_stopped, false);
+    world.stopper = NULL;
+    world.fork_child();
+    for (struct m *m = world.ms; m != NULL;) {
+        struct m *next = m->next;
+        if (m != self) { /* its thread does not exist here: what it cached returns, its stack is gone */
+            store_rlx(&m->ack, load_rlx(&m->request));
+            unlink_m_locked(m);
+            mcache_fini(&m->cache);
+            m->next = world.free_ms;
+            world.free_ms = m;
+        }
+        m = next;
+    }
+    if (self != NULL) {
+        self->tid = os_gettid();
+        store_rlx(&self->ack, load_rlx(&self->request));
+        m_leave(self);
+    }
+}
+
+bool world_init(void)
+{
+    bool changed;
+    if (world.signo == 0) {
+        world.signo = SIGURG;
+    }
+    if (pthread_key_create(&exit_key, on_thread_exit) != 0) {
+        return false;
+    }
+    os_tls_init();
+    if (os_signal_install(world.signo, on_signal, &changed) != 0 ||
+        pthread_atfork(fork_prepare, fork_parent, fork_child) != 0) {
+        pthread_key_delete(exit_key);
+        return false;
+    }
+    return true;
+}
+
+void world_check_signal(void)
+{
+    bool changed = false;
+    if (os_signal_install(world.signo, on_signal, &changed) == 0 && changed) {
+        warnf("the program replaced the handler of signal %d, which the collector uses; it is back, "
+              "and calls the program's (loam_set_signal chooses another)", world.signo);
+    }
+}
