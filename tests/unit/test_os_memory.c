@@ -129,7 +129,7 @@ static void test_mapped_low_of_the_stack(void **state)
     uintptr_t low = 0;
     uintptr_t high = 0;
     assert_true(os_stack_bounds(&low, &high));
-    uintptr_t here = (uintptr_t)&low;
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
     assert_true(low < here && here < high);
     uintptr_t mapped = os_mapped_low(low, high);
     assert_true(mapped >= low && mapped <= here);
