@@ -970,6 +970,17 @@ void *ends_ephemeron_value(struct m *m, const void *ephemeron)
 
 /* -- weak pointers and ephemerons are made ----------------------------------------------------- */
 
+static struct gctype *builtin_type(struct m *m, const loam_type *declared)
+{
+    struct gctype *type = gctype_known(declared);
+    if (unlikely(type == NULL)) {
+        m_enter(m);
+        type = gctype_intern(declared);
+        m_leave(m);
+    }
+    return type;
+}
+
 /* Hide key in h, which nobody else sees yet. */
 static void hidden_set(struct hidden *h, uintptr_t key)
 {
@@ -1020,7 +1031,7 @@ void *ends_weak_make(struct m *m, void *obj)
     int err;
     struct hidden *h = weak_handle(m, obj, NULL, &err);
     if (h == NULL && err == 0) {
-        struct gctype *type = gctype_of(&weak_type);
+        struct gctype *type = builtin_type(m, &weak_type);
         struct hidden *fresh = type == NULL ? NULL : ends_alloc(m, type, sizeof *fresh);
         err = ENOMEM;
         if (fresh != NULL) {
@@ -1096,7 +1107,7 @@ void *ends_ephemeron_make(struct m *m, void *key, void *value)
     int err = find_start(key, &s, &index) ? 0 : EINVAL;
     m_leave(m);
     if (err == 0) {
-        struct gctype *type = gctype_of(&ephemeron_type);
+        struct gctype *type = builtin_type(m, &ephemeron_type);
         struct ephemeron *e = type == NULL ? NULL : ends_alloc(m, type, sizeof *e);
         err = e == NULL ? ENOMEM : ephemeron_bind(m, e, key, value);
         if (err == 0) {
