@@ -686,6 +686,29 @@ void ends_mark_roots(struct gcwork *w)
     }
 }
 
+void ends_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word), void *arg)
+{
+    static const char *const kinds[] = {
+        [SPECIAL_FINALIZER] = "finalizer",
+        [SPECIAL_CLEANUP] = "cleanup",
+        [SPECIAL_WEAK] = "weak pointer",
+        [SPECIAL_QUEUED_FINALIZER] = "queued finalizer",
+        [SPECIAL_QUEUED_CLEANUP] = "queued cleanup",
+    };
+    struct root_batch b;
+    mutex_lock(&ends.lock);
+    for (uint32_t slot = 0; slot < ends.nslots; slot++) {
+        const struct special *sp = special_at(slot);
+        b.nwords = b.nobjects = 0;
+        root_batch_add(&b, sp);
+        for (size_t i = 0; i < b.nwords; i++) {
+            fn(arg, kinds[load_rlx(&sp->kind)],
+               mspan_object(&heap.spans[sp->pn], sp->index), b.words[i]);
+        }
+    }
+    mutex_unlock(&ends.lock);
+}
+
 /* -- ephemerons while marking ------------------------------------------------------------------ */
 
 void ends_key_marked(struct mspan *s, size_t index)
@@ -931,6 +954,15 @@ static bool hidden_is_alive(const struct hidden *h, uint32_t phase)
     return alive;
 }
 
+/* The address itself, now: while busy, and not only when the caller comes to use it, for the collector
+ * does not recognise what is hidden. */
+ALWAYS_INLINE void *unhide(uintptr_t word)
+{
+    void *p = (void *)~word;
+    __asm__ volatile("" : "+r"(p));
+    return p;
+}
+
 /* What `target` (of the same heap object as h) hides, if h's object is alive; to be kept alive by the
  * caller's stack from now on. */
 static void *hidden_strong(struct m *m, const struct hidden *h, const _Atomic uintptr_t *target)
@@ -939,21 +971,21 @@ static void *hidden_strong(struct m *m, const struct hidden *h, const _Atomic ui
     uint32_t phase = load_acq(&gc.phase); /* acquire: as in ends_enter */
     uintptr_t word = load_acq(target);    /* acquire: pairs with who hid it */
     if (phase_marks(phase) && load_acq(&h->key) != 0 && is_marked_at(~word, true)) {
+        void *p = unhide(word);
         m_leave(m); /* no need to shade it; the sweep waits for this thread's answer */
-        return (void *)~word;
+        return p;
     }
-    m->busy++; /* ends_enter and ends_leave are inside */
+    void *p = NULL;
     phase = ends_enter(m);
     bool alive = hidden_is_alive(h, phase);
     word = load_acq(target);
-    alive = alive && load_acq(&h->key) != 0; /* after the target, which is cleared after it */
-    if (alive) {
-        ends_shade(m, phase, ~word);
+    if (alive && load_acq(&h->key) != 0) { /* after the target, which is cleared after it */
+        p = unhide(word);
+        ends_shade(m, phase, (uintptr_t)p);
     }
     ends_leave(m, phase);
-    m->busy--;
     m_leave(m);
-    return alive ? (void *)~word : NULL;
+    return p;
 }
 
 void *ends_weak_value(struct m *m, const void *handle)

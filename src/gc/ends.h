@@ -17,6 +17,10 @@ extern void *(*ends_alloc)(struct m *m, struct gctype *type, size_t bytes);
 /* [roots]: finalizer arguments and what finalizable objects reach (not themselves), cleanup arguments,
  * weak handles of objects, and everything queued for the library's own thread. */
 void ends_mark_roots(struct gcwork *w);
+/* For each word that is a root here: fn(arg, kind, the object it is for, word). World stopped; fn calls
+ * nothing of this file. What finalizable objects reach is not told. */
+void ends_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word),
+                    void *arg);
 
 /* An object with an ephemeron's key on it was marked: queue its ephemerons. Any marker; lock-free. */
 void ends_key_marked(struct mspan *s, size_t index);
