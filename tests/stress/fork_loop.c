@@ -1,0 +1,143 @@
+/* A thousand forks while threads allocate and cycles run.  Each child checks the parent's structure, collects, makes one
+ * of its own, checks both, and ends; some fork once more.  The parent never notices.
+ *
+ * --count N (forks), --seconds N (at most)
+ *
+ * TEST_LABEL: stress
+ * TEST_RUN: default | | | 240
+ * TEST_RUN: clobberfree | GODEBUG=clobberfree=1 GOGC=5 | --count 300 | 240
+ * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1 | --count 300 | 240 */
+#include "../support/test.h"
+
+#include <sys/wait.h>
+
+#include "../support/heap.h"
+#include "../support/threads.h"
+
+typedef struct tree {
+    struct tree *left, *right;
+    uint64_t id;
+    uint64_t check;
+} tree;
+LOAM_TYPE(tree, left, right);
+
+static tree *tree_new(unsigned depth, uint64_t id)
+{
+    tree *t = LOAM_NEW(tree);
+    EXPECT_NOT_NULL(t);
+    t->id = id;
+    t->check = rng_mix(id);
+    if (depth > 0) {
+        LOAM_SET(t->left, tree_new(depth - 1, 2 * id));
+        LOAM_SET(t->right, tree_new(depth - 1, 2 * id + 1));
+    }
+    return t;
+}
+
+static size_t tree_check(const tree *t, uint64_t id)
+{
+    if (t == NULL) {
+        return 0;
+    }
+    EXPECT_EQ(t->id, id);
+    EXPECT_EQ(t->check, rng_mix(id));
+    return 1 + tree_check(t->left, 2 * id) + tree_check(t->right, 2 * id + 1);
+}
+
+enum { DEPTH = 10, NODES = (1 << (DEPTH + 1)) - 1 };
+
+static tree *shared_tree;
+static _Atomic(bool) stop;
+
+static void *allocate(void *arg)
+{
+    struct team_member *me = arg;
+    tree *mine = NULL;
+    while (!atomic_load(&stop)) {
+        if (rng_below(&me->rng, 4) == 0) {
+            mine = tree_new(6, 1);
+        }
+        tree_new(3, 1);
+        if (mine != NULL) {
+            EXPECT_EQ(tree_check(mine, 1), 127);
+        }
+        loam_free(loam_alloc_noscan(rng_below(&me->rng, 100000)));
+    }
+    return NULL;
+}
+
+static void *collect_until_stop(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&stop)) {
+        loam_gc();
+    }
+    return NULL;
+}
+
+static void wait_for_child(pid_t pid)
+{
+    int status = 0;
+    uint64_t start = now_ns();
+    pid_t got;
+    while ((got = waitpid(pid, &status, WNOHANG)) == 0) {
+        if (seconds_since(start) > 60) {
+            kill(pid, SIGABRT);
+            FAIL("a child hangs");
+        }
+        sleep_us(100);
+    }
+    EXPECT_EQ(got, pid);
+    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child ended with status %#x", (unsigned)status);
+}
+
+static NOINLINE void live_as_child(bool fork_again)
+{
+    EXPECT_EQ(tree_check(shared_tree, 1), NODES);
+    tree *mine = tree_new(8, 1);
+    loam_gc();
+    EXPECT_EQ(tree_check(shared_tree, 1), NODES);
+    EXPECT_EQ(tree_check(mine, 1), 511);
+    if (fork_again) {
+        pid_t pid = fork();
+        EXPECT_MSG(pid >= 0, "fork: %s", strerror(errno));
+        if (pid == 0) {
+            live_as_child(false);
+            _exit(0);
+        }
+        wait_for_child(pid);
+    }
+    LOAM_SET(shared_tree, mine);
+    loam_gc();
+    EXPECT_EQ(tree_check(shared_tree, 1), 511);
+}
+
+int main(int argc, char **argv)
+{
+    static struct team team;
+    test_begin(argc, argv);
+    LOAM_SET(shared_tree, tree_new(DEPTH, 1));
+    pthread_t collector = thread_start(collect_until_stop, NULL);
+    team_start(&team, 3, allocate, NULL);
+    uint64_t count = test_number("count", test_scaled(1000));
+    uint64_t start = now_ns();
+    uint64_t done = 0;
+    for (; done < count && seconds_since(start) < (double)test_number("seconds", 50); done++) {
+        pid_t pid = fork();
+        EXPECT_MSG(pid >= 0, "fork: %s", strerror(errno));
+        if (pid == 0) {
+            live_as_child(done % 10 == 0);
+            _exit(0);
+        }
+        if (done % 8 == 0) {
+            EXPECT_EQ(tree_check(shared_tree, 1), NODES);
+        }
+        wait_for_child(pid);
+    }
+    atomic_store(&stop, true);
+    team_join(&team);
+    thread_join(collector);
+    EXPECT_EQ(tree_check(shared_tree, 1), NODES);
+    printf("%" PRIu64 " forks\n", done);
+    return test_end();
+}

@@ -1,0 +1,145 @@
+/* A hundred thousand threads live and end, 32 at a time; each allocates, checks what it is handed, and hands an object
+ * over: by a pinned pointer as its result, through a global queue, or to the thread that it starts itself.  Nothing is
+ * lost, nothing of an ended thread is held, and the process does not grow.
+ *
+ * --count N (threads), --threads N (at a time), --seconds N (at most)
+ *
+ * TEST_LABEL: stress
+ * TEST_RUN: default | | | 240
+ * TEST_RUN: clobberfree | GODEBUG=clobberfree=1 GOGC=5 | --count 20000 | 240
+ * TEST_RUN: checkmark | GODEBUG=gccheckmark=1,clobberfree=1 | --count 3000 | 240
+ * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1 | --count 10000 | 240 */
+#include "../support/test.h"
+
+#include <loam/stats.h>
+
+#include "../support/heap.h"
+#include "../support/threads.h"
+
+typedef struct item {
+    struct item *next;
+    uint64_t id;
+    uint64_t check;
+    uint64_t fill[3];
+} item;
+LOAM_TYPE(item, next);
+
+static item *item_new(uint64_t id, item *next)
+{
+    item *it = LOAM_NEW(item);
+    EXPECT_NOT_NULL(it);
+    it->id = id;
+    it->check = rng_mix(id);
+    LOAM_SET(it->next, next);
+    return it;
+}
+
+static size_t list_check(const item *it)
+{
+    size_t length = 0;
+    for (; it != NULL; it = it->next) {
+        EXPECT_EQ(it->check, rng_mix(it->id));
+        length++;
+    }
+    return length;
+}
+
+enum { QUEUE = 64 };
+static item *_Atomic queue[QUEUE];
+static _Atomic(uint64_t) started, handed;
+static _Atomic(bool) stop;
+static __thread item *in_tls;
+static pthread_key_t key;
+
+/* arg: a pinned item, or NULL */
+static void *live(void *arg)
+{
+    EXPECT_EQ(loam_attach(), 0);
+    item *given = arg;
+    struct rng rng = rng_stream(atomic_fetch_add(&started, 1));
+    if (given != NULL) {
+        EXPECT_GE(list_check(given), 1);
+        loam_unpin(given);
+    }
+    item *list = item_new(rng_next(&rng), NULL);
+    for (size_t n = rng_below(&rng, 40); n > 0; n--) {
+        list = item_new(n, list);
+    }
+    in_tls = item_new(1, list);
+    EXPECT_EQ(pthread_setspecific(key, item_new(2, NULL)), 0);
+    item *old = loam_exchange(&queue[rng_below(&rng, QUEUE)], list);
+    if (old != NULL) {
+        list_check(old);
+        atomic_fetch_add(&handed, 1);
+    }
+    if (given != NULL) {
+        EXPECT_GE(list_check(given), 1); /* held by this frame since the unpin */
+    }
+    list_check(in_tls);
+    list_check(pthread_getspecific(key));
+    return loam_pin(list);
+}
+
+static uint64_t mapped(void)
+{
+    loam_memstats m;
+    loam_read_memstats(&m);
+    return m.sys - m.heap_released;
+}
+
+static void *run_column(void *arg)
+{
+    struct team_member *me = arg;
+    item *carried = NULL;
+    uint64_t count = test_number("count", test_scaled(100000)) / me->count;
+    for (uint64_t i = 0; i < count && !atomic_load(&stop); i++) {
+        pthread_t t = thread_start(live, carried);
+        carried = thread_join(t);
+        EXPECT_GE(list_check(carried), 1);
+        if (rng_below(&me->rng, 3) == 0) {
+            loam_unpin(carried);
+            carried = NULL;
+        }
+    }
+    if (carried != NULL) {
+        loam_unpin(carried);
+    }
+    return NULL;
+}
+
+static void *watch_time(void *arg)
+{
+    uint64_t start = now_ns();
+    (void)arg;
+    while (!atomic_load(&stop) && seconds_since(start) < (double)test_number("seconds", 50)) {
+        sleep_us(10000);
+        loam_gc();
+    }
+    atomic_store(&stop, true);
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    static struct team team;
+    test_begin(argc, argv);
+    EXPECT_EQ(pthread_key_create(&key, NULL), 0);
+    EXPECT_EQ(loam_attach(), 0);
+    pthread_t timer = thread_start(watch_time, NULL);
+    team_start(&team, test_number("threads", 32), run_column, NULL);
+    WAIT_FOR(200, atomic_load(&started) >= 500 || atomic_load(&stop));
+    uint64_t before = mapped();
+    team_join(&team);
+    atomic_store(&stop, true);
+    thread_join(timer);
+    loam_gc();
+    uint64_t after = mapped();
+    for (size_t i = 0; i < QUEUE; i++) {
+        list_check(atomic_load(&queue[i]));
+    }
+    printf("%" PRIu64 " threads, %" PRIu64 " lists handed over, %" PRIu64 " KiB mapped, then %" PRIu64 "\n",
+           atomic_load(&started), atomic_load(&handed), before >> 10, after >> 10);
+    EXPECT_GT(atomic_load(&started), 100);
+    EXPECT_MSG(after < before + (32 << 20), "%" PRIu64 " KiB more are mapped", (after - before) >> 10);
+    return test_end();
+}
