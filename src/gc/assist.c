@@ -13,7 +13,6 @@
 
 enum {
     ASSIST_NS = 100000,      /* longest marking stretch of an allocation */
-    ASSIST_WAIT_NS = 100000, /* longest wait for others */
     ASSIST_MIN = 32 << 10,   /* bytes of scan work worth beginning for */
 };
 
@@ -29,31 +28,49 @@ static int64_t take_credit(int64_t debt)
     return 0;
 }
 
+static bool over_goal(void)
+{
+    uint64_t goal = load_rlx(&gc.pacer.assist_goal);
+    return load_rlx(&gc.live) > goal && goal != 0;
+}
+
+/* Between the trigger and the mark phase, and after it, there is nothing to mark: over the goal the
+ * caller lets the threads that have not yet answered have the processor. */
+static void wait_for_phase(struct m *m)
+{
+    if (over_goal() && (load_acq(&gc.phase) != GC_OFF || gc_is_due())) {
+        gc_wait_progress(m);
+    }
+}
+
+static int64_t owed(size_t bytes)
+{
+    double per_mib = (double)load_rlx(&gc.pacer.assist_work_per_mib);
+    double work = (double)bytes * per_mib / (double)MIB(1);
+    return work > (double)MIB(64) ? (int64_t)MIB(64) : (int64_t)work;
+}
+
 void gc_assist(struct m *m, size_t bytes)
 {
-    uint64_t per_mib = load_rlx(&gc.pacer.assist_work_per_mib);
-    double owed = (double)bytes * (double)per_mib / (double)MIB(1);
-    m->assist_debt += owed > (double)MIB(64) ? (int64_t)MIB(64) : (int64_t)owed;
-    if (m->assist_debt < ASSIST_MIN) {
-        return;
-    }
-    m->assist_debt -= take_credit(m->assist_debt);
-    if (m->assist_debt < ASSIST_MIN) {
-        return;
-    }
     int64_t begin = os_nanotime();
-    m_enter(m);
-    int64_t done = (int64_t)gc_drain(&m->work, (uint64_t)m->assist_debt, begin + ASSIST_NS);
-    m_leave(m);
-    m->assist_debt -= done;
-    if (done == 0 && load_rlx(&gc.live) > load_rlx(&gc.pacer.assist_goal) &&
-        load_rlx(&gc.phase) == GC_MARK) {
-        m_enter_blocking(m);
-        uint32_t seq = load_rlx(&gc.work_seq);
-        add_rlx(&gc.sleepers, 1u);
-        os_futex_wait(&gc.work_seq, seq, ASSIST_WAIT_NS);
-        sub_rlx(&gc.sleepers, 1u);
-        m_exit_blocking(m);
+    if (load_acq(&gc.phase) != GC_MARK) { /* acquire: pairs with the cycle */
+        wait_for_phase(m);
+    } else {
+        m->assist_debt += owed(bytes);
+        if (m->assist_debt < ASSIST_MIN) {
+            return;
+        }
+        m->assist_debt -= take_credit(m->assist_debt);
+        if (m->assist_debt < ASSIST_MIN) {
+            return;
+        }
+        m_enter(m);
+        int64_t done = (int64_t)gc_drain(&m->work, (uint64_t)m->assist_debt, begin + ASSIST_NS);
+        m_leave(m);
+        m->assist_debt -= done;
+        if (done == 0 && over_goal()) {
+            gc_wait_progress(m);
+        }
     }
     int64_t took = os_nanotime() - begin;
     add_rlx(&gc.assist_time, took);

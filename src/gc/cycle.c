@@ -143,9 +143,34 @@ static void boost_helpers(bool on)
     for (int i = 0; i < collector.nhelpers; i++) {
         int tid = load_rlx(&collector.helper_tid[i]);
         if (tid != 0) {
-            os_thread_set_priority(tid, on ? OS_PRIORITY_NORMAL : OS_PRIORITY_IDLE);
+            os_thread_set_priority(tid, on ? OS_PRIORITY_NORMAL : OS_PRIORITY_LOW);
         }
     }
+}
+
+/* A step was taken: who waited for the cycle to get on looks again. */
+static void step_done(void)
+{
+    add_acqrel(&gc.progress, 1u);
+    if (load_sc(&gc.progress_waiters) != 0) {
+        os_futex_wake(&gc.progress, INT_MAX);
+    }
+}
+
+/* The heap is over its goal and the collector has not yet come so far that the caller could help by
+ * marking: the threads that keep it from getting on need the processors. At most WAIT_NS. */
+void gc_wait_progress(struct m *m)
+{
+    enum { WAIT_NS = 100000 };
+    uint32_t seen = load_acq(&gc.progress);
+    if (m->busy != 0) {
+        return;
+    }
+    m_enter_blocking(m);
+    atomic_fetch_add_explicit(&gc.progress_waiters, 1, memory_order_seq_cst);
+    os_futex_wait(&gc.progress, seen, WAIT_NS);
+    sub_rlx(&gc.progress_waiters, 1u);
+    m_exit_blocking(m);
 }
 
 static void wake_markers(void)
@@ -164,6 +189,12 @@ static void wait_draining(int64_t since)
     world_safepoint();
 }
 
+static void step(handshake_fn *fn, void (*posting)(void))
+{
+    world_handshake(fn, posting);
+    step_done();
+}
+
 /* [H-FLUSH]: is nothing white reachable? Nobody drains meanwhile. */
 static bool round_is_clean(void)
 {
@@ -176,7 +207,7 @@ static bool round_is_clean(void)
     if (gc_work_empty()) {
         store_sc(&gc.dirty, 0u);
         gc.last.rounds++;
-        world_handshake(h_flush, NULL);
+        step(h_flush, NULL);
         mutex_lock(&gc.weak_lock);
         clean = load_sc(&gc.dirty) == 0 && gc_work_empty();
         if (clean) {
@@ -254,6 +285,7 @@ static void clear_stale_marks(void)
 
 static void begin_counts(struct gc_cycle_stats *st)
 {
+    store_rlx(&gc.pacer.assist_goal, gc.pacer.goal);
     memset(st, 0, sizeof *st);
     st->begin = os_nanotime();
     st->number = load_rlx(&gc.started);
@@ -343,15 +375,15 @@ static void cycle(void)
     if (gc.options.stop_the_world) {
         world_stop();
     }
-    world_handshake(h_on, post_on);       /* [H-ON] */
-    world_handshake(h_black, post_black); /* [H-BLACK] */
+    step(h_on, post_on);       /* [H-ON] */
+    step(h_black, post_black); /* [H-BLACK] */
     st->mark_begin = os_nanotime();
     mutex_lock(&gc.pacer_lock);
     pacer_start_cycle(&gc.pacer, st->live_begin);
     mutex_unlock(&gc.pacer_lock);
     store_rel(&gc.phase, GC_MARK); /* release: assists may begin; pairs with malloc's look */
     gc_mark_roots(&collector.work); /* [roots] */
-    world_handshake(h_scan, NULL);  /* [H-SCAN] */
+    step(h_scan, NULL);  /* [H-SCAN] */
     if (load_rlx(&gc.live) >= HELPERS_FROM) {
         wake_markers();
     }
@@ -360,9 +392,9 @@ static void cycle(void)
     if (gc.options.checkmark) {
         gc_checkmark();
     }
-    world_handshake(h_off, post_off); /* [H-OFF] */
+    step(h_off, post_off); /* [H-OFF] */
     end_of_mark_counts(st, os_thread_cputime() - cpu);
-    world_handshake(h_give_back, post_flip); /* [flip], [H-GIVEBACK] */
+    step(h_give_back, post_flip); /* [flip], [H-GIVEBACK] */
     st->given_back = os_nanotime();
     gc_sweep_began();
     if (gc.options.stop_the_world) {
@@ -380,7 +412,7 @@ static bool forced(void)
     return (int32_t)(load_acq(&gc.forced) - load_acq(&gc.started)) > 0;
 }
 
-static bool due(void)
+bool gc_is_due(void)
 {
     return forced() || load_rlx(&gc.live) >= load_rlx(&gc.trigger);
 }
@@ -411,7 +443,7 @@ static void helper_main(void *arg)
         return;
     }
     store_rlx(&collector.helper_tid[i], os_gettid());
-    os_thread_set_priority(0, OS_PRIORITY_IDLE);
+    os_thread_set_priority(0, OS_PRIORITY_LOW);
     for (;;) {
         uint32_t seq = load_sc(&gc.work_seq);
         if (load_acq(&gc.phase) == GC_MARK && !load_sc(&gc.paused) && !gc_work_empty()) {
@@ -448,10 +480,11 @@ static void collector_main(void *arg)
 {
     (void)arg;
     collector.tid = os_gettid();
+    os_thread_set_priority(0, OS_PRIORITY_QUICK);
     world_lib_resume();
     for (;;) {
         uint32_t seen = load_acq(&gc.wakeups);
-        if (due()) {
+        if (gc_is_due()) {
             if (load_rlx(&gc.live) >= HELPERS_FROM) {
                 start_helpers();
             }
@@ -509,7 +542,7 @@ void gc_start_if_due(struct m *m)
         }
         return;
     }
-    if (!due()) {
+    if (!gc_is_due()) {
         return;
     }
     if (collector_started()) {

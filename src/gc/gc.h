@@ -78,6 +78,8 @@ struct gc {
     _Atomic uint32_t started;    /* cycles begun */
     _Atomic uint32_t finished;   /* cycles swept to the end; futex */
     _Atomic uint32_t forced;     /* cycles up to this number were asked for */
+    _Atomic uint32_t progress;   /* steps taken; futex of allocators over the goal */
+    _Atomic uint32_t progress_waiters;
     _Atomic uint32_t wakeups;    /* futex of the collector's thread */
     _Atomic uint32_t waiters;    /* threads in loam_gc */
     _Atomic bool running;        /* the collector's thread exists */
@@ -109,10 +111,12 @@ extern struct gc gc;
 bool gc_init(void);
 void gc_collect(struct m *m);          /* loam_gc */
 void gc_start_if_due(struct m *m);     /* after an allocation grew the heap; not busy */
+bool gc_is_due(void);
 void gc_wake(void);
 void gc_force(void);                   /* a cycle, soon; does not wait */
 int gc_set_percent(struct m *m, int percent); /* the old value */
 int64_t gc_set_min_heap(struct m *m, int64_t bytes);
+void gc_wait_progress(struct m *m);    /* a moment, for the cycle to get on */
 bool gc_emergency(struct m *m);        /* before an allocation fails; false: nothing to hope for */
 
 /* Live bytes that go before the next cycle finds out; never below zero. */

@@ -329,6 +329,7 @@ void gc_scan_thread(struct m *m, const struct m_context *ctx)
     for (size_t i = 0; i < ctx->nregs; i++) {
         mark_word(w, ctx->regs[i]);
     }
+    mark_range(w, ctx->frame, ctx->frame_limit);
     scan_stack(m, ctx->sp, self);
     os_each_tls_range(m->tp, scan_own, m);
     for (const struct stack_ref *ref = m->stacks; ref != NULL; ref = ref->next) {

@@ -77,14 +77,14 @@ static void count_growth(struct m *m, size_t bytes)
 
 static void pay_after(struct m *m, size_t bytes)
 {
-    if (load_acq(&gc.phase) == GC_MARK) { /* acquire: pairs with the cycle */
-        gc_assist(m, bytes);
-    }
     if (unlikely(gc.options.stress != 0) && ++m->stress_count >= (uint64_t)gc.options.stress) {
         m->stress_count = 0;
         gc_force();
     }
     gc_start_if_due(m);
+    if (load_rlx(&gc.phase) != GC_OFF || load_rlx(&gc.live) > load_rlx(&gc.trigger)) {
+        gc_assist(m, bytes);
+    }
 }
 
 /* From a handler of the program that interrupted the library itself. */

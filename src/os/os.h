@@ -100,13 +100,14 @@ int os_tgkill(int tid, int signo); /* 0, or an errno value (ESRCH: gone) */
 
 enum os_priority {
     OS_PRIORITY_NORMAL,
-    OS_PRIORITY_IDLE, /* runs only where nobody else wants to */
+    OS_PRIORITY_LOW,  /* a tenth of a processor that others want too, all of one that nobody wants */
+    OS_PRIORITY_QUICK, /* normal, in short slices: runs soon when it wakes up (Linux 6.12) */
 };
 /* A library thread: all signals blocked, detached, small stack, named (15 bytes seen). 0 or an errno
  * value. Waits until the thread runs; it allocates in the C library, so hold no lock that malloc may
  * want. */
 int os_thread_start(void (*fn)(void *arg), void *arg, const char *name);
-/* A hint; tid 0: the caller. Without CAP_SYS_NICE or RLIMIT_NICE >= 20 the way to IDLE is one-way:
+/* A hint; tid 0: the caller. Without CAP_SYS_NICE or RLIMIT_NICE >= 20 the way to LOW is one-way:
  * Linux refuses the way back, silently here. */
 void os_thread_set_priority(int tid, enum os_priority priority);
 

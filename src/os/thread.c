@@ -140,14 +140,28 @@ int os_thread_start(void (*fn)(void *arg), void *arg, const char *name)
     return 0;
 }
 
+enum { LOW_NICE = 10, QUICK_SLICE_NS = 100000 };
+
+/* sched_setattr(2) of Linux; the C library has no wrapper for it. */
+struct scheduling {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+};
+
+/* LOW is a nice value and not SCHED_IDLE: who holds work of others must get some processor time even
+ * where the way back is refused. */
 void os_thread_set_priority(int tid, enum os_priority priority)
 {
     int saved_errno = errno;
-    struct sched_param param = {.sched_priority = 0};
-    int policy = priority == OS_PRIORITY_IDLE ? SCHED_IDLE : SCHED_OTHER;
-    /* By number: musl has no sched_setscheduler. */
-    if (syscall(SYS_sched_setscheduler, tid, policy, &param) != 0 && priority == OS_PRIORITY_IDLE) {
-        (void)setpriority(PRIO_PROCESS, (id_t)tid, 19);
+    struct scheduling attr = {.size = sizeof attr, .policy = SCHED_OTHER};
+    if (priority == OS_PRIORITY_QUICK) {
+        attr.runtime = QUICK_SLICE_NS;
+        (void)syscall(SYS_sched_setattr, tid, &attr, 0);
+    } else {
+        (void)setpriority(PRIO_PROCESS, (id_t)tid, priority == OS_PRIORITY_LOW ? LOW_NICE : 0);
     }
     errno = saved_errno;
 }

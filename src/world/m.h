@@ -15,7 +15,10 @@ enum {
 
 /* Where a thread that stands still has its pointers. */
 struct m_context {
-    uintptr_t sp; /* what lies below is dead */
+    uintptr_t sp; /* what lies below is dead, but for the handler's frame */
+    /* Where the kernel put the registers that are not in regs (vector registers hold pointers too);
+     * empty where there is no signal. */
+    uintptr_t frame, frame_limit;
     size_t nregs;
     uintptr_t regs[CONTEXT_REGS];
 };
@@ -70,6 +73,7 @@ struct m {
     _Atomic uint32_t ack;      /* handshake answered; also by who acts for the thread */
     _Atomic uint32_t stop;     /* world_stop asks for it; written by the stopper */
     _Atomic uint32_t state;    /* enum m_state; claimed and released by others too */
+    _Atomic bool signaled;     /* a signal of ours is on its way */
     _Atomic uintptr_t ack_pc;  /* where the handler found the thread at its last answer */
     struct m_context context;  /* valid while M_BLOCKED, M_CLAIMED, M_STOPPED */
     int blocking_depth;

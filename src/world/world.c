@@ -112,25 +112,47 @@ void m_poll(struct m *m)
     errno = saved;
 }
 
+enum { FRAME_MOST = 16384 }; /* bytes of a signal frame with all its vector registers */
+
+static void save_context(struct m_context *ctx, const void *ucontext, uintptr_t frame)
+{
+    ctx->sp = os_context_sp(ucontext);
+    ctx->frame = frame;
+    ctx->frame_limit = ctx->sp; /* the usual case: the frame lies right below what it interrupted */
+    if (frame > ctx->sp || ctx->sp - frame > FRAME_MOST) { /* the handler has a stack of its own */
+        uintptr_t low, high;
+        bool known = os_altstack_bounds(frame, &low, &high);
+        ctx->frame_limit = known && high - frame < FRAME_MOST ? high : (uintptr_t)ucontext;
+    }
+    const uintptr_t *regs = os_context_regs(ucontext, &ctx->nregs);
+    ASSERT(ctx->nregs <= CONTEXT_REGS);
+    memcpy(ctx->regs, regs, ctx->nregs * sizeof *regs);
+}
+
 static void on_signal(int signo, void *info, void *ucontext)
 {
     int saved = errno;
     struct m *m = m_self;
-    if (!os_signal_is_ours(info)) {
-        os_signal_chain(signo, info, ucontext);
-    } else if (m != NULL && m->busy == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
+    if (!os_signal_is_ours(info) || m == NULL || !xchg_rlx(&m->signaled, false)) {
+        os_signal_chain(signo, info, ucontext); /* the program's own, also from itself */
+    } else if (m->busy == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
         uintptr_t pc = os_context_pc(ucontext);
         uintptr_t restart = os_stores_restart(pc);
         if (restart != pc) {
             os_context_set_pc(ucontext, restart);
         }
         store_rlx(&m->ack_pc, restart == pc ? pc : 0); /* relaxed: read after the ack */
-        struct m_context ctx = {.sp = os_context_sp(ucontext)};
-        const uintptr_t *regs = os_context_regs(ucontext, &ctx.nregs);
-        memcpy(ctx.regs, regs, ctx.nregs * sizeof *regs);
+        struct m_context ctx;
+        save_context(&ctx, ucontext, (uintptr_t)__builtin_frame_address(0));
         m_answer(m, &ctx);
     }
     errno = saved;
+}
+
+static int send_signal(struct m *m)
+{
+    store_rlx(&m->signaled, true);
+    return os_tgkill(m->tid, world.signo);
 }
 
 /* -- registry ---------------------------------------------------------------------------------- */
@@ -295,6 +317,7 @@ static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
 {
     struct m *m = arg;
     m->context.sp = sp;
+    m->context.frame = m->context.frame_limit = 0;
     m->context.nregs = SPILLED_WORDS;
     /* The callee-saved registers lie at sp now, but this frame is about to be left: keep a copy. */
     for (size_t i = 0; i < SPILLED_WORDS; i++) {
@@ -383,7 +406,7 @@ static void ask(uint32_t seq)
             mutex_lock(&world.lock);
             unclaim(m, state);
         } else if (m != m_self && load_rlx(&m->state) == M_RUNNING &&
-                   os_tgkill(m->tid, world.signo) == ESRCH) {
+                   send_signal(m) == ESRCH) {
             dead = m;
         }
     }
@@ -499,7 +522,7 @@ static bool stands_still(struct m *m)
     return m == world.stopper || state == M_STOPPED || state == M_BLOCKED;
 }
 
-enum { STOP_PATIENCE_NS = 1000000000 };
+#define STOP_PATIENCE_NS INT64_C(5000000000)
 
 /* Ask those who still run; how many. */
 static uint32_t ask_stop_locked(void)
@@ -509,7 +532,7 @@ static uint32_t ask_stop_locked(void)
         if (stands_still(m)) {
             continue;
         }
-        if (os_tgkill(m->tid, world.signo) != ESRCH) {
+        if (send_signal(m) != ESRCH) {
             running++;
         }
     }
@@ -530,7 +553,7 @@ void world_stop(void)
         }
     }
     int64_t begin = os_nanotime();
-    for (int64_t wait = 50000;; wait *= 2) {
+    for (int64_t wait = 50000;; wait = wait < 1000000 ? wait * 2 : wait) {
         uint32_t seen = load_acq(&world.stopped);
         uint32_t running = ask_stop_locked();
         mutex_unlock(&world.lock);
