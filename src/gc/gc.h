@@ -105,7 +105,7 @@ struct gc {
     _Atomic int64_t gc_cpu_total; /* ns the collector used since start */
 };
 
-extern struct gc gc;
+extern HIDDEN struct gc gc;
 
 /* cycle.c */
 bool gc_init(void);

@@ -5,7 +5,7 @@
 #include "gc/ends.h"
 #include "gc/work.h"
 
-extern const uint8_t class_to_words[NUM_SIZE_CLASSES]; /* words of a bitmap, by size class */
+extern HIDDEN const uint8_t class_to_words[NUM_SIZE_CLASSES]; /* words of a bitmap, by size class */
 
 /* Where the mark bit of the object at an offset of the region lies. */
 struct mark_bit {

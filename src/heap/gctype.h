@@ -42,8 +42,8 @@ struct gctype {
     _Atomic uint32_t spanclass[NUM_SIZE_CLASSES];  /* 0: not yet made; [0] large */
 };
 
-extern struct gctype gctype_noscan;       /* loam_alloc_noscan */
-extern struct gctype gctype_conservative; /* loam_alloc */
+extern HIDDEN struct gctype gctype_noscan;       /* loam_alloc_noscan */
+extern HIDDEN struct gctype gctype_conservative; /* loam_alloc */
 
 /* The library's copy of a descriptor; NULL and errno: no memory, or a malformed descriptor (EINVAL). */
 struct gctype *gctype_intern(const loam_type *type);

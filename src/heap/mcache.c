@@ -23,10 +23,24 @@
 
 enum { RUN_LIMIT = 8192 }; /* bytes zeroed at once: what a first-level cache still holds after */
 
+uint16_t run_offset_noscan[SIZE_TO_CLASS8_LEN];
+uint16_t run_offset_scan[SIZE_TO_CLASS8_LEN];
+
+/* Pointers take 16 bytes at least: class 8 has no scanned bits. */
+void mcache_offsets_init(void)
+{
+    for (size_t i = 0; i < SIZE_TO_CLASS8_LEN; i++) {
+        size_t noscan = size_to_class8_align16[i];
+        size_t scan = noscan == 1 ? 2 : noscan;
+        run_offset_noscan[i] = (uint16_t)(offsetof(struct mcache, runs) + (2 * noscan + 1) * sizeof(struct run));
+        run_offset_scan[i] = (uint16_t)(offsetof(struct mcache, runs) + 2 * scan * sizeof(struct run));
+    }
+}
+
 bool mcache_init(struct mcache *c)
 {
     for (uint32_t sc = 0; sc < NUM_FIXED_SPANCLASSES; sc++) {
-        c->runs[sc] = (struct run){.size = class_to_size[sc / 2]};
+        c->runs[sc] = (struct run){.size = sc < 2 ? 8 : class_to_size[sc / 2]}; /* never 0: see run_take */
     }
     c->run_limit = RUN_LIMIT;
     return true;

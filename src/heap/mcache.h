@@ -31,6 +31,12 @@ struct mcache {
     struct pagecache pages;
 };
 
+/* Where in an mcache the run for untyped memory of a size lies, by ceil(size / 8), size at most
+ * SMALL_SIZE_MAX: byte offsets. Index 0 is a run that is always empty. */
+extern HIDDEN uint16_t run_offset_noscan[SIZE_TO_CLASS8_LEN];
+extern HIDDEN uint16_t run_offset_scan[SIZE_TO_CLASS8_LEN];
+void mcache_offsets_init(void);
+
 /* False: no memory. */
 bool mcache_init(struct mcache *c);
 void mcache_fini(struct mcache *c); /* after mcache_release */

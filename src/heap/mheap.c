@@ -106,6 +106,7 @@ bool mheap_init(void)
             }
         }
         store_rlx(&heap.sweepgen, 2u);
+        mcache_offsets_init();
     }
     return load_rlx(&heap.nspanclasses) != 0 || fixed_centrals_init();
 }

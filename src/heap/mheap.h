@@ -149,7 +149,7 @@ struct mheap {
     bool (*sweep_span)(struct mspan *s, bool keep); /* gc/sweep.c */
 };
 
-extern struct mheap heap;
+extern HIDDEN struct mheap heap;
 
 /* Reserve the region and its tables. False: the system refused; may be called again. */
 bool mheap_init(void);

@@ -91,19 +91,19 @@ enum {
     SIZE_TO_CLASS128_LEN = (MAX_SMALL_SIZE - SMALL_SIZE_MAX) / LARGE_SIZE_DIV + 1,
 };
 
-extern const uint16_t class_to_size[NUM_SIZE_CLASSES];  /* bytes of an object */
-extern const uint8_t class_to_pages[NUM_SIZE_CLASSES];  /* pages of a span */
-extern const uint16_t class_to_objs[NUM_SIZE_CLASSES];  /* objects in a span */
-extern const uint32_t class_to_magic[NUM_SIZE_CLASSES]; /* see class_object_index */
+extern HIDDEN const uint16_t class_to_size[NUM_SIZE_CLASSES];  /* bytes of an object */
+extern HIDDEN const uint8_t class_to_pages[NUM_SIZE_CLASSES];  /* pages of a span */
+extern HIDDEN const uint16_t class_to_objs[NUM_SIZE_CLASSES];  /* objects in a span */
+extern HIDDEN const uint32_t class_to_magic[NUM_SIZE_CLASSES]; /* see class_object_index */
 
 /* Class of a size by ceil(size / 8), and above SMALL_SIZE_MAX by ceil((size - 1024) / 128). */
-extern const uint8_t size_to_class8[SIZE_TO_CLASS8_LEN];
-extern const uint8_t size_to_class128[SIZE_TO_CLASS128_LEN];
+extern HIDDEN const uint8_t size_to_class8[SIZE_TO_CLASS8_LEN];
+extern HIDDEN const uint8_t size_to_class128[SIZE_TO_CLASS128_LEN];
 
 /* The same for objects that must be aligned to 16: class 24 is left out. An object of 8 bytes or
  * less has an alignment of 8 at most, so class 8 serves it here too. */
-extern const uint8_t size_to_class8_align16[SIZE_TO_CLASS8_LEN];
-extern const uint8_t size_to_class128_align16[SIZE_TO_CLASS128_LEN];
+extern HIDDEN const uint8_t size_to_class8_align16[SIZE_TO_CLASS8_LEN];
+extern HIDDEN const uint8_t size_to_class128_align16[SIZE_TO_CLASS128_LEN];
 
 /* Smallest class that holds size bytes; size <= MAX_SMALL_SIZE. Size 0 is class 0. */
 ALWAYS_INLINE unsigned size_to_class(size_t size)

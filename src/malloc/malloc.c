@@ -27,8 +27,8 @@ enum { ZERO_CHUNK = 256 << 10 }; /* bytes zeroed between two looks at what is as
 void (*_Atomic malloc_oom_fn)(void *arg);
 void *_Atomic malloc_oom_arg;
 
-/* The next slot of r, or 0: none, or a signal handler refilled r meanwhile. */
-ALWAYS_INLINE uintptr_t run_take(struct run *r)
+/* The next slot of r; false: none, or a signal handler refilled r meanwhile. */
+ALWAYS_INLINE bool run_take(struct run *r, uintptr_t *taken)
 {
     uintptr_t end = *(volatile uintptr_t *)&r->end;
     uintptr_t size = r->size;
@@ -39,10 +39,8 @@ ALWAYS_INLINE uintptr_t run_take(struct run *r)
 #else
     p = __atomic_fetch_add(&r->ptr, size, __ATOMIC_RELAXED); /* relaxed: against own handlers only */
 #endif
-    if (likely(p + size <= end) && likely(*(volatile uintptr_t *)&r->end == end)) {
-        return p;
-    }
-    return 0;
+    *taken = p;
+    return likely(p + size <= end) && likely(*(volatile uintptr_t *)&r->end == end);
 }
 
 /* -- slow paths -------------------------------------------------------------------------------- */
@@ -105,11 +103,11 @@ static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
     m_enter(m);
     mheap_fill_reserve();
     struct run *r = mcache_run(&m->cache, spanclass);
-    if (r != NULL && (p = run_take(r)) == 0) {
+    if (r != NULL && !run_take(r, &p)) {
         *bytes = mcache_refill(&m->cache, r, spanclass);
         count_growth(m, *bytes);
-        if (*bytes != 0) {
-            p = run_take(r);
+        if (*bytes == 0 || !run_take(r, &p)) {
+            p = 0;
         }
     }
     m_leave(m);
@@ -247,8 +245,8 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
         if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
             r = &m->cache.typed[spanclass / SPANCLASS_CHUNK][spanclass % SPANCLASS_CHUNK];
         }
-        uintptr_t p = r != NULL ? run_take(r) : 0;
-        if (likely(p != 0)) {
+        uintptr_t p;
+        if (r != NULL && run_take(r, &p)) {
             return (void *)p;
         }
     }
@@ -257,37 +255,37 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
 
 /* -- the contract ------------------------------------------------------------------------------ */
 
-static NOINLINE void *alloc_slow(struct gctype *type, size_t bytes)
+static NOINLINE void *alloc_slow(size_t bytes, struct gctype *type)
 {
     struct m *m = malloc_self();
     return m != NULL ? malloc_typed(m, type, bytes) : NULL;
 }
 
+ALWAYS_INLINE struct run *run_at_offset(struct m *m, size_t offset)
+{
+    return (struct run *)((char *)&m->cache + offset);
+}
+
 void *loam_alloc_noscan(size_t bytes)
 {
     struct m *m = m_self;
-    if (likely(m != NULL) && likely(bytes - 1 < SMALL_SIZE_MAX)) {
-        unsigned sc = size_to_class8_align16[(bytes + SMALL_SIZE_DIV - 1) / SMALL_SIZE_DIV];
-        uintptr_t p = run_take(&m->cache.runs[2 * sc + 1]);
-        if (likely(p != 0)) {
-            return (void *)p;
-        }
+    uintptr_t p;
+    if (likely(m != NULL) && likely(bytes <= SMALL_SIZE_MAX) &&
+        run_take(run_at_offset(m, run_offset_noscan[(bytes + 7) / 8]), &p)) {
+        return (void *)p;
     }
-    return alloc_slow(&gctype_noscan, bytes);
+    return alloc_slow(bytes, &gctype_noscan);
 }
 
 void *loam_alloc(size_t bytes)
 {
     struct m *m = m_self;
-    size_t n = bytes < 16 ? 16 : bytes;
-    if (likely(m != NULL) && likely(n <= SMALL_SIZE_MAX)) {
-        unsigned sc = size_to_class8_align16[(n + SMALL_SIZE_DIV - 1) / SMALL_SIZE_DIV];
-        uintptr_t p = run_take(&m->cache.runs[2 * sc]);
-        if (likely(p != 0)) {
-            return (void *)p;
-        }
+    uintptr_t p;
+    if (likely(m != NULL) && likely(bytes <= SMALL_SIZE_MAX) &&
+        run_take(run_at_offset(m, run_offset_scan[(bytes + 7) / 8]), &p)) {
+        return (void *)p;
     }
-    return alloc_slow(&gctype_conservative, bytes);
+    return alloc_slow(bytes, &gctype_conservative);
 }
 
 static NOINLINE void *new_slow(const loam_type *type, size_t count)
@@ -311,14 +309,12 @@ void *loam_new(const loam_type *type, size_t count)
 {
     struct m *m = m_self;
     struct gctype *t = gctype_known(type);
-    if (likely(m != NULL && t != NULL && count == 1)) {
+    uintptr_t p;
+    if (likely(m != NULL) && likely(t != NULL) && likely(count == 1)) {
         uint32_t sc = load_rlx(&t->single); /* relaxed: a number; the run is the thread's own */
-        struct run *chunk = m->cache.typed[sc / SPANCLASS_CHUNK];
-        if (likely(sc != 0 && chunk != NULL)) {
-            uintptr_t p = run_take(&chunk[sc % SPANCLASS_CHUNK]);
-            if (likely(p != 0)) {
-                return (void *)p;
-            }
+        struct run *chunk = m->cache.typed[sc / SPANCLASS_CHUNK]; /* NULL for span class 0 */
+        if (likely(chunk != NULL) && run_take(&chunk[sc % SPANCLASS_CHUNK], &p)) {
+            return (void *)p;
         }
     }
     return new_slow(type, count);

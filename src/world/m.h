@@ -98,7 +98,7 @@ struct m {
 };
 
 /* The calling thread's record, NULL: not attached. The only thread-local of the library. */
-extern __thread struct m *m_self __attribute__((tls_model("initial-exec")));
+extern HIDDEN __thread struct m *m_self __attribute__((tls_model("initial-exec")));
 
 /* Answer everything that is asked, as from within the library: registers are spilled. */
 COLD void m_poll(struct m *m);

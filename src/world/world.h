@@ -45,7 +45,7 @@ struct world {
     int signo;                         /* of the handshake; fixed at first use */
 };
 
-extern struct world world;
+extern HIDDEN struct world world;
 
 /* Before the first attach. False: the signal could not be installed. */
 bool world_init(void);
