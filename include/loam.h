@@ -287,10 +287,9 @@ LOAM_API int loam_set_signal(int signo);
 /* ---- Collection ---------------------------------------------------------------------------------
  *
  * Go's pacer (runtime/mgcpacer.go): a cycle starts so that it is finished when the heap has grown
- * by GOGC percent over what the last one found alive, or reaches GOMEMLIMIT. GOGC, GOMEMLIMIT
- * (`64MiB`, `off`; `auto`: 90 % of the container's limit), GOMAXPROCS and GODEBUG (`key=value,...`)
- * are read once, at first use, with Go's syntax and defaults; what cannot be parsed is named on
- * stderr and ignored. These change them while the program runs, at once.
+ * by GOGC percent over what the last one found alive. GOGC, GOMAXPROCS and GODEBUG
+ * (`key=value,...`) are read once, at first use, with Go's syntax and defaults; what cannot be parsed
+ * is named on stderr and ignored. These change them while the program runs, at once.
  */
 
 /* A full collection, sweep included, finished when it returns (Go: runtime.GC). Waits: not from a
@@ -301,40 +300,12 @@ LOAM_API void loam_gc(void);
  * off). */
 LOAM_API int loam_set_gc_percent(int percent);
 
-/* GOMEMLIMIT in bytes, of all that the library maps less what it gave back; INT64_MAX: none;
- * negative only asks. Soft: the collector works at most the share below for it. Gives the old
- * value. */
-LOAM_API int64_t loam_set_memory_limit(int64_t bytes);
-
 /* No cycle below this heap, in bytes (Go: 4 MiB * GOGC / 100); negative only asks. Gives the old
  * value. */
 LOAM_API int64_t loam_set_min_heap(int64_t bytes);
 
-/* How much of the processors' time the collector may use at most, 0 to 1, when the memory limit
- * presses (Go fixes it at 0.5); negative only asks. Gives the old value. */
-LOAM_API double loam_set_gc_cpu_limit(double share);
-
 /* GOMAXPROCS: processors that the collector reckons with; n < 1 only asks. Gives the old value. */
 LOAM_API int loam_set_max_procs(int n);
-
-/* A collection, and as much memory back to the system as possible (Go: debug.FreeOSMemory). As
- * loam_gc, it waits. */
-LOAM_API void loam_free_os_memory(void);
-
-/* Memory outside the heap that heap objects own (a GPU buffer, a mapping): counted in pacing.
- * Negative: it is gone. */
-LOAM_API void loam_add_external_bytes(int64_t delta);
-
-/* fn(level, arg) is called on the library's own thread when memory approaches GOMEMLIMIT: caches
- * may shrink. It may allocate and store. arg is a root until the removal, which names the same
- * pair. 0, or -1: ENOMEM; EINVAL (no such pair). */
-typedef enum loam_pressure {
-    LOAM_PRESSURE_NEAR, /* within 10 % of the limit after a collection */
-    LOAM_PRESSURE_AT,   /* collections happen because of the limit */
-    LOAM_PRESSURE_OVER  /* above it */
-} loam_pressure;
-LOAM_API int loam_add_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg);
-LOAM_API int loam_remove_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg);
 
 /* ---- Ends of objects ----------------------------------------------------------------------------
  *

@@ -1,8 +1,7 @@
-/* loam/stats.h - what the heap does: statistics, profile, heap dump, trace.
+/* loam/stats.h - what the heap does: statistics.
  *
- * Names and meanings are Go's (runtime.MemStats, runtime/pprof). Any thread may call all of it at
- * any time, except from a signal handler. Sizes are bytes, times nanoseconds; `fd` is a file
- * descriptor that stays the caller's. 0 is success, -1 failure with errno.
+ * Names and meanings are Go's (runtime.MemStats). Any thread may call all of it at
+ * any time, except from a signal handler. Sizes are bytes, times nanoseconds.
  */
 #ifndef LOAM_STATS_H
 #define LOAM_STATS_H
@@ -63,28 +62,6 @@ typedef struct loam_memstats {
 
 /* Fills *m, with figures of one moment. Cheap enough for every second; it waits for no thread. */
 LOAM_API void loam_read_memstats(loam_memstats *m);
-
-/* One sample per so many allocated bytes on average (Go: MemProfileRate, 512 KiB unless set); 1:
- * everything; 0: none. As early as possible, so that the figures are of one rate. Gives the old
- * value. */
-LOAM_API int loam_set_mem_profile_rate(int bytes);
-
-/* Gzipped protobuf, as `go tool pprof` opens it: objects and bytes, allocated and live, by call
- * stack. ENOMEM, or what write(2) reported. */
-LOAM_API int loam_write_heap_profile(int fd);
-
-/* A .heapsnapshot, as the Memory tab of Chrome DevTools opens it: every object with its type,
- * fields and retainers. The world stands still meanwhile. ENOMEM, or what write(2) reported. */
-LOAM_API int loam_write_heap_dump(int fd);
-
-/* Chrome trace-event JSON, as Perfetto opens it: cycles, pauses, assists, sweeps, until the stop.
- * The fd is in use until then. EBUSY (one is running), ENOMEM, EBADF. */
-LOAM_API int loam_trace_start(int fd);
-LOAM_API void loam_trace_stop(void); /* nothing if none is running */
-
-/* Writes a shortest chain from a root to obj, as text. EINVAL (not in a heap object), ENOENT
- * (nothing but the call holds it), ENOMEM, or what write(2) reported. */
-LOAM_API int loam_why_alive(const void *obj, int fd);
 
 #ifdef __cplusplus
 }
