@@ -307,6 +307,10 @@ LOAM_API int64_t loam_set_min_heap(int64_t bytes);
 /* GOMAXPROCS: processors that the collector reckons with; n < 1 only asks. Gives the old value. */
 LOAM_API int loam_set_max_procs(int n);
 
+/* A collection, and as much memory back to the system as possible (Go: debug.FreeOSMemory). As
+ * loam_gc, it waits. */
+LOAM_API void loam_free_os_memory(void);
+
 /* ---- Ends of objects ----------------------------------------------------------------------------
  *
  * Go's meanings. obj is the start of a heap object, else EINVAL. Functions run on the library's own

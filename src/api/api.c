@@ -279,6 +279,15 @@ int loam_set_max_procs(int n)
     return old;
 }
 
+void loam_free_os_memory(void)
+{
+    struct m *m = malloc_self();
+    if (m != NULL) {
+        gc_collect(m);
+        gc_release_free_pages(m);
+    }
+}
+
 /* -- ends of objects --------------------------------------------------------------------------- */
 
 int loam_set_finalizer(void *obj, void (*fn)(void *obj, void *arg), void *arg)

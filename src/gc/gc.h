@@ -166,6 +166,7 @@ void gc_sweep_finish(void);         /* the collector: all of it */
 void gc_sweep_ensure(struct mspan *s); /* on return s is not waiting to be swept */
 void gc_sweep_pay(void);            /* proportional sweeping before an allocation */
 void gc_sweep_began(void);
+void gc_release_free_pages(struct m *m);
 
 /* checkmark.c: world stopped, mark done. Aborts with a report when a reachable object is unmarked. */
 void gc_checkmark(void);

@@ -63,6 +63,9 @@ struct run *mcache_run_slow(struct mcache *c, uint32_t spanclass)
     if (chunk == NULL) {
         return NULL;
     }
+    for (int i = 0; i < SPANCLASS_CHUNK; i++) {
+        chunk[i].size = 8; /* of an empty run: not 0, or run_take would find room in it */
+    }
     c->typed[ci] = chunk;
     if (ci >= c->ntyped_chunks) {
         c->ntyped_chunks = ci + 1;

@@ -17,8 +17,7 @@ static void child_settings(void)
         EXPECT_NOT_NULL(loam_alloc(100));
     }
     loam_gc();
-    fprintf(stderr, "percent=%d limit=%" PRId64 " procs=%d\n", loam_set_gc_percent(-1), loam_set_memory_limit(-1),
-            loam_set_max_procs(0));
+    fprintf(stderr, "percent=%d procs=%d\n", loam_set_gc_percent(-1), loam_set_max_procs(0));
 }
 
 static void child_collect(void)
@@ -118,7 +117,6 @@ static void defaults(void)
     run(&c, "settings", NULL);
     EXPECT_EQ(lines(c.text), 1);
     EXPECT_EQ(number_after(c.text, "percent="), 100);
-    EXPECT_EQ(number_after(c.text, "limit="), INT64_MAX);
     EXPECT_GE(number_after(c.text, "procs="), 1);
 }
 
@@ -136,15 +134,6 @@ static void what_can_be_parsed(void)
         {"GOGC=100", "percent=", 100},
         {"GOGC=1000000", "percent=", 1000000},
         {"GOGC=", "percent=", 100},
-        {"GOMEMLIMIT=1GiB", "limit=", INT64_C(1) << 30},
-        {"GOMEMLIMIT=64MiB", "limit=", 64 << 20},
-        {"GOMEMLIMIT=100000KiB", "limit=", INT64_C(100000) << 10},
-        {"GOMEMLIMIT=2TiB", "limit=", INT64_C(2) << 40},
-        {"GOMEMLIMIT=500000000", "limit=", 500000000},
-        {"GOMEMLIMIT=500000000B", "limit=", 500000000},
-        {"GOMEMLIMIT=off", "limit=", INT64_MAX},
-        {"GOMEMLIMIT=", "limit=", INT64_MAX},
-        {"GOMEMLIMIT=9223372036854775807", "limit=", INT64_MAX},
         {"GOMAXPROCS=1", "procs=", 1},
         {"GOMAXPROCS=3", "procs=", 3},
         {"GODEBUG=", "percent=", 100},
@@ -166,18 +155,13 @@ static void what_can_be_parsed(void)
     run(&c, "settings", "GOGC=off");
     EXPECT_EQ(lines(c.text), 1);
     EXPECT_LT(number_after(c.text, "percent=") + 1000, 1000); /* negative */
-    run(&c, "settings", "GOMEMLIMIT=auto"); /* 90 % of a container's limit, or none */
-    EXPECT_EQ(lines(c.text), 1);
-    EXPECT_GT(number_after(c.text, "limit="), 0);
 }
 
 static void what_cannot_be_parsed(void)
 {
     static const char *const settings[] = {
         "GOGC=banana",          "GOGC=10%",          "GOGC= 10",           "GOGC=99999999999999999999",
-        "GOGC=0x10",            "GOGC=1e3",          "GOMEMLIMIT=banana",  "GOMEMLIMIT=64MB",
-        "GOMEMLIMIT=64Mi",      "GOMEMLIMIT=-1",     "GOMEMLIMIT=1.5GiB",  "GOMEMLIMIT=64 MiB",
-        "GOMEMLIMIT=9999999TiB", "GOMEMLIMIT=9223372036854775808", "GOMEMLIMIT=MiB", "GOMAXPROCS=many",
+        "GOGC=0x10",            "GOGC=1e3",          "GOMAXPROCS=many",
         "GODEBUG=gctrace=yes",  "GODEBUG=clobberfree=", "GODEBUG=gccheckmark",
     };
     struct child c;
@@ -189,7 +173,6 @@ static void what_cannot_be_parsed(void)
         EXPECT_MSG(strstr(c.text, name) != NULL && lines(c.text) >= 2, "%s was not named on stderr; it said: %s",
                    settings[i], c.text);
         EXPECT_MSG(number_after(c.text, "percent=") == 100, "%s was not ignored; it said: %s", settings[i], c.text);
-        EXPECT_MSG(number_after(c.text, "limit=") == INT64_MAX, "%s was not ignored; it said: %s", settings[i], c.text);
         EXPECT_MSG(number_after(c.text, "procs=") >= 1, "%s was not ignored; it said: %s", settings[i], c.text);
     }
 }

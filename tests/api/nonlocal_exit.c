@@ -45,7 +45,7 @@ static void *collect_until_stop(void *arg)
     return NULL;
 }
 
-static NOINLINE _Noreturn void descend(jmp_buf *out, struct rng *rng, size_t levels, const item *outer)
+static NOINLINE void descend(jmp_buf *out, struct rng *rng, size_t levels, const item *outer)
 {
     item *here = item_new(levels);
     for (size_t i = rng_below(rng, 20); i > 0; i--) {

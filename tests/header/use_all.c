@@ -194,14 +194,6 @@ static void on_end(void *obj, void *arg)
     (void)obj;
     (void)arg;
 }
-static void on_pressure(loam_pressure level, void *arg)
-{
-    (void)arg;
-    if (level == LOAM_PRESSURE_NEAR || level == LOAM_PRESSURE_AT || level == LOAM_PRESSURE_OVER) {
-        loam_free_os_memory();
-    }
-}
-
 int call_all(void *p, void *q);
 int call_all(void *p, void *q)
 {
@@ -232,18 +224,11 @@ int call_all(void *p, void *q)
     loam_detach();
     loam_gc();
     sum += loam_set_gc_percent(100) + loam_set_max_procs(0);
-    sum += loam_set_memory_limit(-1) > loam_set_min_heap(-1);
-    sum += loam_set_gc_cpu_limit(0.5) > 0.4;
-    loam_add_external_bytes(-8);
-    sum += loam_add_pressure_handler(on_pressure, p) + loam_remove_pressure_handler(on_pressure, p);
     sum += loam_set_finalizer(p, on_end, q) + loam_set_finalizer(p, NULL, NULL);
     loam_cleanup_stop(c);
     sum += loam_weak_value(weak) == loam_ephemeron_value(pair);
     loam_read_memstats(&m);
     sum += m.enable_gc && m.gc_cpu_fraction < 1 && m.num_gc >= m.num_forced_gc;
     sum += m.by_size[1].size == 8 && m.pause_ns[255] == m.pause_end[255];
-    sum += loam_set_mem_profile_rate(1) + loam_write_heap_profile(1) + loam_write_heap_dump(1);
-    sum += loam_trace_start(1) + loam_why_alive(p, 1);
-    loam_trace_stop();
     return sum;
 }
