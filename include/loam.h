@@ -241,7 +241,8 @@ LOAM_API void loam_store_as(void *slot, uintptr_t word, const void *old,
  */
 
 /* Searches [start, start + bytes) too. Stores into it obey rule 3. The memory stays the program's
- * and must stay mapped until it is removed. 0, or -1: EINVAL (NULL, or wraps), ENOMEM. */
+ * and must stay mapped until it is removed. Ranges may overlap. 0, or -1: EINVAL (NULL, or wraps),
+ * ENOMEM. */
 LOAM_API int loam_add_roots(void *start, size_t bytes);
 
 /* Exactly what an add gave; what it points to is treated as by loam_clear. 0, or -1: EINVAL (no

@@ -1,24 +1,28 @@
 /* checkmark.c - GODEBUG=gccheckmark=1: what did the marker miss, and which store is to blame?
  *
  * Purpose     After [mark-done], with the world stopped, look at every marked object and every root
- *             once more. The first pointer to an allocated object that is not marked ends the program
- *             with a report: a store without LOAM_SET (rule 3), or a field that LOAM_TYPE forgot.
- * Model       The tri-colour condition, checked whole: at mark-done every marked object is black, so
- *             each child of a marked object, and of a root, must be marked. If all are, then by
- *             induction all that is reachable from them is. That needs no second set of mark bits and
- *             no stack of its own, and the parent of a lost object is at hand.
+ *             once more. The first pointer to an allocated object that is not marked ends the
+ *             program with a report: a store without LOAM_SET (rule 3), or a field that LOAM_TYPE
+ *             forgot.
+ * Model       The tri-colour condition, checked whole: at mark-done every marked object is black,
+ *             so each child of a marked object, and of a root, must be marked. If all are, then by
+ *             induction all that is reachable from them is. That needs no second set of mark bits
+ *             and no stack of its own, and the parent of a lost object is at hand.
+ *
  *             Roots that must be marked: data of the program, registered ranges, pins, what ends.c
  *             holds, what objects with finalizers reach (not themselves). Stacks, registers,
- *             thread-local storage and loam_stacks are no witnesses: they are searched conservatively
- *             and written without a barrier, so after its H-SCAN a stack may hold words that nobody
- *             promised anything about: dead slots, spilled leftovers. What a thread really holds is
- *             marked, by the invariant; what only seems so proves nothing. An object that a thread
- *             loses in truth is found when a store links it again.
+ *             thread-local storage and loam_stacks are no witnesses: they are searched
+ *             conservatively and written without a barrier, so after its H-SCAN a stack may hold
+ *             words that nobody promised anything about: dead slots, spilled leftovers. What a
+ *             thread really holds is marked, by the invariant; what only seems so proves nothing.
+ *             An object that a thread loses in truth is found when a store links it again.
+ *
  *             Untyped memory, data and registered ranges are conservative too, but written by
  *             LOAM_SET where they hold pointers. An integer that was stored plainly after the scan
  *             and happens to look like a pointer must not accuse anybody: there only the address of
  *             an object's start counts. The same in typed objects where a pointer mask is set, for
  *             then numbers look like pointers. Otherwise a listed field may point into the middle.
+ *
  *             The forgotten field: words that a declared type does not list (all, in a type without
  *             pointers). Only starts of other objects count. If nothing else reaches the target, it
  *             is about to be freed under a pointer: the end. If it is marked: one warning for each
@@ -27,10 +31,11 @@
  * Invariants  [checkmark.marked]  each child of a marked object or a root is marked.
  *             [checkmark.loader]  the world is stopped from within the loader's lock, so no stopped
  *             thread holds it: walking the modules' data cannot wait for one.
- * Locking     none: threads are stopped where they are not busy. A thread that does not stop (it masks
- *             the signal) keeps the invariant anyway.
- * From Go     gccheckmark in mcheckmark.go re-marks from the roots, stacks too, which are precise there.
- * Tests       tests/api with gccheckmark=1, tests/api/checkmark.c
+ * Locking     none: threads are stopped where they are not busy. A thread that does not stop (it
+ *             masks the signal) keeps the invariant anyway.
+ * From Go     gccheckmark in mcheckmark.go re-marks from the roots, stacks too, which are precise
+ *             there.
+ * Tests       tests/stress/missed_barrier.c; tests/api with gccheckmark=1
  */
 #include "gc/mark.h"
 
@@ -86,8 +91,9 @@ static bool find_target(uintptr_t word, struct target *t)
 
 static void describe(char *buf, const struct target *t)
 {
-    snprintf(buf, TEXT, "%p (type %.60s, %zu bytes, in the span %p of %u objects)", (void *)t->start,
-             t->span->type->name, t->span->elem_size, (void *)t->span->base, t->span->nelems);
+    snprintf(buf, TEXT, "%p (type %.60s, %zu bytes, in the span %p of %u objects)",
+             (void *)t->start, t->span->type->name, t->span->elem_size, (void *)t->span->base,
+             t->span->nelems);
 }
 
 static NO_SANITIZE uintptr_t locate(uintptr_t start, size_t bytes, uintptr_t word)
@@ -141,7 +147,8 @@ static _Noreturn COLD void report_lost(const struct holder *h, uintptr_t where, 
     }
     throwf("gccheckmark: a reachable object was not marked: %s\n"
            "  it was reached from: the object %s\n"
-           "  the word at %p (field %s, offset %zu) was written without LOAM_SET (or its kin) while the "
+           "  the word at %p (field %s, offset %zu) was written without LOAM_SET (or its kin) "
+           "while the "
            "collector was marking",
            lost, parent, (void *)where, field, where == 0 ? 0 : where - start);
 }
@@ -254,7 +261,7 @@ static bool in_fields(const struct gctype *t, size_t off)
     return false;
 }
 
-/* Offset as reports and warnings name it: within an element, and one for the whole tail's element. */
+/* Offset as reports and warnings name it: within an element, of the tail too. */
 static size_t offset_in_type(const struct gctype *t, size_t off)
 {
     if (!t->flex) {
@@ -312,13 +319,15 @@ static COLD void report_forgotten(const struct mspan *s, uintptr_t obj, size_t o
     describe(target, t);
     describe(holder, &(struct target){.span = s, .start = obj});
     if (!t->marked) {
-        throwf("gccheckmark: type %.60s does not list the word at offset %zu, which holds a pointer to %s\n"
+        throwf("gccheckmark: type %.60s does not list the word at offset %zu, which holds a "
+               "pointer to %s\n"
                "  nothing else reaches that object: it is about to be freed\n"
                "  the holder is the object %s; name the field in its LOAM_TYPE",
                s->type->name, in_type, target, holder);
     }
     if (first_warning(s->type, in_type)) {
-        warnf("gccheckmark: type %.60s does not list the word at offset %zu, which holds a pointer to %s\n"
+        warnf("gccheckmark: type %.60s does not list the word at offset %zu, which holds a pointer "
+              "to %s\n"
               "  something else keeps that object alive so far\n"
               "  the holder is the object %s",
               s->type->name, in_type, target, holder);
@@ -378,9 +387,9 @@ static void each_span(bool forgotten)
 
 static bool is_witness(const char *kind)
 {
-    static const char *const not[] = {"stack", "register", "thread-local storage", "loam_stack"};
-    for (size_t i = 0; i < sizeof not / sizeof not[0]; i++) {
-        if (strcmp(kind, not[i]) == 0) {
+    static const char *const not [] = {"stack", "register", "thread-local storage", "loam_stack"};
+    for (size_t i = 0; i < sizeof not / sizeof not [0]; i++) {
+        if (strcmp(kind, not [i]) == 0) {
             return false;
         }
     }
@@ -396,8 +405,8 @@ static void check_root(void *arg, const char *kind, uintptr_t where, uintptr_t w
     }
 }
 
-/* The argument and what else ends.c holds for obj; and what an object with a finalizer reaches, though
- * itself need not be marked. */
+/* The argument and what else ends.c holds for obj; and what an object with a finalizer reaches,
+ * though itself need not be marked. */
 static void check_end(void *arg, const char *kind, uintptr_t obj, uintptr_t word)
 {
     struct mspan *s;

@@ -103,11 +103,13 @@ static void post_off(void)
 
 static void post_flip(void)
 {
+    mutex_lock(&gc.weak_lock);
     store_rel(&gc.sweep_done, false);
     store_rlx(&gc.live, load_rlx(&gc.bytes_marked));
     store_rlx(&gc.black, false);
     store_rel(&heap.sweepgen, load_rlx(&heap.sweepgen) + 2);
     store_rel(&gc.phase, GC_OFF);
+    mutex_unlock(&gc.weak_lock);
 }
 
 static void on_attach(struct m *m)
@@ -430,6 +432,7 @@ static void run_cycle(bool was_forced)
     }
     store_rel(&gc.finished, load_rlx(&gc.started)); /* release: pairs with gc_collect */
     mutex_unlock(&gc.cycle_lock);
+    ends_cycle_ended();
     os_futex_wake(&gc.finished, INT_MAX);
 }
 

@@ -5,6 +5,7 @@
  */
 #include "gc/gc.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 static bool parse_int(const char *text, size_t len, long *out)
 {
     char buf[32];
-    if (len == 0 || len >= sizeof buf) {
+    if (len == 0 || len >= sizeof buf || !(isdigit((unsigned char)*text) || *text == '-')) {
         return false;
     }
     memcpy(buf, text, len);

@@ -120,15 +120,19 @@ bool gc_sweep_one(void)
 /* [sweep.done]: called by the collector after H-GIVEBACK, so nobody adds unswept spans any more. */
 void gc_sweep_finish(void)
 {
-    do {
+    for (;;) {
         store_rlx(&gc.sweep_cursor, 0u);
         while (gc_sweep_one()) {
             world_safepoint();
         }
-    } while (load_acq(&heap.returned) != NULL);
-    /* Spans that other sweepers hold at this moment: their marks are not clear yet. */
-    while (load_acq(&heap.sweeping) != 0) {
-        os_sleep_ns(20000);
+        /* Others hold spans at this moment that are swept, or go to the lists, when they are done. */
+        while (load_acq(&heap.sweeping) != 0) {
+            os_sleep_ns(20000);
+        }
+        store_rlx(&gc.sweep_cursor, 0u);
+        if (!gc_sweep_one() && load_acq(&heap.returned) == NULL) {
+            break;
+        }
     }
     store_rel(&gc.sweep_done, true); /* release: pairs with gc_sweep_pay */
 }

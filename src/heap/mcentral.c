@@ -136,6 +136,7 @@ void mcentral_add_swept(struct mspan *s, bool has_free)
 
 void mcentral_drain_returned(void)
 {
+    add_acqrel(&heap.sweeping, 1u); /* before the list can be seen empty: pairs with gc_sweep_finish */
     /* acquire: pairs with the push in mcache_give_back. */
     struct mspan *s = xchg_acqrel(&heap.returned, NULL);
     while (s != NULL) {
@@ -145,6 +146,7 @@ void mcentral_drain_returned(void)
         add(mcentral_of(s->spanclass), s, load_rlx(&s->sweepgen), s->sizeclass != 0);
         s = next;
     }
+    sub_acqrel(&heap.sweeping, 1u);
 }
 
 bool mcentral_claim_unswept(struct mspan *s, uint32_t sweepgen)

@@ -143,7 +143,7 @@ static bool tables_commit_locked(size_t end)
 static bool mheap_grow_locked(size_t npages)
 {
     size_t from = heap.committed_pages;
-    size_t grow = align_up(npages, GROW_PAGES);
+    size_t grow = align_up(npages + (from == 0), GROW_PAGES);
     if (grow > heap.reserved_pages - from) {
         return false;
     }
@@ -157,6 +157,13 @@ static bool mheap_grow_locked(size_t npages)
     }
     if (!pagealloc_grow(&heap.pages, from, grow)) {
         return false; /* the commit is repeated next time */
+    }
+    if (from == 0) {
+        /* The region's base lies in our own data, which is searched when we are linked statically: an
+         * object there would never die. */
+        size_t scavenged;
+        size_t first = pagealloc_alloc(&heap.pages, 1, &scavenged);
+        CHECK(first == 0, "the first page of the heap is taken");
     }
     heap.committed_pages = end;
     add_rlx(&heap.stats.heap_sys, grow << PAGE_SHIFT);

@@ -1,10 +1,11 @@
 /* gctrace.c - one line a cycle on stderr: GODEBUG=gctrace=1 and gcpacertrace=1.
  *
- * Purpose     Go's format, so that what reads Go's traces reads these; docs/internals/gctrace.md says
- *             what each number means here.
+ * Purpose     Go's format, so that what reads Go's traces reads these; docs/internals/gctrace.md
+ *             says what each number means here.
  * Locking     none: the collector's thread, between two cycles. One write per line, no allocation.
- * From Go     printing in gcMarkTermination (mgc.go) and gcControllerState.endCycle; differs: loam does
- *             not stop, so where Go prints its stops handshakes stand; fields after ` | ` are ours.
+ * From Go     printing in gcMarkTermination (mgc.go) and gcControllerState.endCycle; differs: loam
+ *             does not stop, so where Go prints its stops handshakes stand; fields after ` | ` are
+ *             ours.
  * Tests       tests/api/environment.c
  */
 #include "observe/observe.h"
@@ -56,18 +57,20 @@ void gctrace_print_cycle(void)
     int64_t begin = st->mark_begin - st->begin;
     int64_t end = st->given_back - st->mark_end;
     uint64_t at_ms = (uint64_t)(st->begin - observe.start) / 1000000;
-    int n = snprintf(
-        line, sizeof line,
-        "gc %" PRIu32 " @%" PRIu64 ".%03" PRIu64 "s %d%%: %s+%s+%s ms clock, %s+%s/%s/%s+%s ms cpu, "
-        "%" PRIu64 "->%" PRIu64 "->%" PRIu64 " MB, %" PRIu64 " MB goal, %" PRIu64 " MB stacks, "
-        "%" PRIu64 " MB globals, %d P%s | handshake max %" PRId64 "us, pause max %" PRIu64
-        "us, rounds %" PRIu32 "\n",
-        st->number, at_ms / 1000, at_ms % 1000, (int)(observe_gc_cpu_fraction() * 100),
-        as_ms(begin).s, as_ms(st->mark_end - st->mark_begin).s, as_ms(end).s, as_ms(begin).s,
-        as_ms(st->assist_ns).s, as_ms(st->worker_ns).s, as_ms(st->idle_ns).s, as_ms(end).s,
-        st->live_begin >> 20, st->live_end >> 20, st->marked >> 20, st->goal >> 20,
-        st->stack_scan >> 20, st->globals_scan >> 20, gc.options.max_procs,
-        st->forced ? " (forced)" : "", st->handshake_ns / 1000, st->pause_max_ns / 1000, st->rounds);
+    int n = snprintf(line, sizeof line,
+                     "gc %" PRIu32 " @%" PRIu64 ".%03" PRIu64
+                     "s %d%%: %s+%s+%s ms clock, %s+%s/%s/%s+%s ms cpu, "
+                     "%" PRIu64 "->%" PRIu64 "->%" PRIu64 " MB, %" PRIu64 " MB goal, %" PRIu64
+                     " MB stacks, "
+                     "%" PRIu64 " MB globals, %d P%s | handshake max %" PRId64
+                     "us, pause max %" PRIu64 "us, rounds %" PRIu32 "\n",
+                     st->number, at_ms / 1000, at_ms % 1000, (int)(observe_gc_cpu_fraction() * 100),
+                     as_ms(begin).s, as_ms(st->mark_end - st->mark_begin).s, as_ms(end).s,
+                     as_ms(begin).s, as_ms(st->assist_ns).s, as_ms(st->worker_ns).s,
+                     as_ms(st->idle_ns).s, as_ms(end).s, st->live_begin >> 20, st->live_end >> 20,
+                     st->marked >> 20, st->goal >> 20, st->stack_scan >> 20, st->globals_scan >> 20,
+                     gc.options.max_procs, st->forced ? " (forced)" : "", st->handshake_ns / 1000,
+                     st->pause_max_ns / 1000, st->rounds);
     write_line(line, n);
 }
 

@@ -1,21 +1,22 @@
 /* memstats.c - loam_read_memstats: Go's MemStats out of counters that are kept anyway.
  *
  * Purpose     Adds up the counters of the mcentrals, less what caches hold and have not handed out.
- * Model       of a size class:  frees = sum of nfree;  mallocs = sum of nmalloc - slots unused in runs
- *             Nobody stops. The order of the reads makes the sums hold: frees first, then nmalloc, then
- *             the runs. A refill opens its run before it counts it in nmalloc, so a thread that refills
- *             meanwhile makes mallocs too low, by a run at most, never too high; and what was reported
- *             once is not taken back. Only a thread that gives its runs back (H-GIVEBACK) could make it
- *             too high: seen by the sweep generations, then all is read again; when that goes on for
- *             long, mallocs stay as they were reported last.
+ * Model       of a size class: frees = sum of nfree; mallocs = sum of nmalloc - slots unused in
+ *             runs. Nobody stops. The order of the reads makes the sums hold: frees first, then
+ *             nmalloc, then the runs. A refill opens its run before it counts it in nmalloc, so a
+ *             thread that refills meanwhile makes mallocs too low, by a run at most, never too
+ *             high; and what was reported once is not taken back. Only a thread that gives its runs
+ *             back (H-GIVEBACK) could make it too high: seen by the sweep generations, then all is
+ *             read again; when that goes on for long, mallocs stay as they were reported last.
  *             Exact whenever no other thread allocates at that moment.
  * Invariants  [memstats.growth]  mallocs, frees, total_alloc, num_gc, pause_total_ns never fall.
- *             [memstats.sums]  heap_objects = mallocs - frees; heap_sys = heap_inuse + heap_idle; sys
- *             is the sum of the ..._sys.
+ *             [memstats.sums]  heap_objects = mallocs - frees; heap_sys = heap_inuse + heap_idle;
+ *             sys is the sum of the ..._sys.
  * Locking     world.lock over the walk of the threads, heap.lock and gc.pacer_lock for a few words,
  *             observe.lock. Busy meanwhile, but not between two tries.
- * From Go     readMemStats_m (mstats.go); differs: does not stop the world. Stacks are the program's own
- *             and not counted: stack_inuse and stack_sys are 0. A large object counts whole pages.
+ * From Go     readMemStats_m (mstats.go); differs: does not stop the world. Stacks are the
+ *             program's own and not counted: stack_inuse and stack_sys are 0. A large object counts
+ *             whole pages.
  * Tests       tests/unit/test_memstats.c, tests/api/memstats.c
  */
 #include "observe/observe.h"
@@ -64,9 +65,11 @@ static void read_mallocs(struct sample *s, uint32_t nspanclasses)
 static NO_SANITIZE uint64_t run_unused(const struct run *r, size_t size)
 {
     uintptr_t ptr = __atomic_load_n(&r->ptr, __ATOMIC_ACQUIRE); /* acquire: ptr, then end */
-    uintptr_t end = __atomic_load_n(&r->end, __ATOMIC_RELAXED); /* relaxed: closed first, opened last */
+    uintptr_t end = __atomic_load_n(&r->end,
+                                    __ATOMIC_RELAXED); /* relaxed: closed first, opened last */
     size_t max = size > RUN_BYTES_MAX ? size : RUN_BYTES_MAX;
-    if (ptr >= end || end - ptr > max) { /* larger: of two runs; the new one is not yet in nmalloc */
+    if (ptr >= end ||
+        end - ptr > max) { /* larger: of two runs; the new one is not yet in nmalloc */
         return 0;
     }
     return (end - ptr) / size;
@@ -78,7 +81,8 @@ static NO_SANITIZE const struct run *run_of(const struct mcache *c, uint32_t spa
         return &c->runs[spanclass];
     }
     /* acquire: a chunk is zero when it appears. */
-    const struct run *chunk = __atomic_load_n(&c->typed[spanclass / SPANCLASS_CHUNK], __ATOMIC_ACQUIRE);
+    const struct run *chunk = __atomic_load_n(&c->typed[spanclass / SPANCLASS_CHUNK],
+                                              __ATOMIC_ACQUIRE);
     return chunk == NULL ? NULL : &chunk[spanclass % SPANCLASS_CHUNK];
 }
 
@@ -111,8 +115,8 @@ static NO_SANITIZE bool all_of_generation_locked(uint32_t sweepgen)
 static bool read_sample(struct sample *s)
 {
     memset(s, 0, sizeof *s);
-    uint32_t n = load_acq(&heap.nspanclasses); /* acquire: pairs with heap_spanclass */
-    mutex_lock(&world.lock);                   /* no thread ends and hands its runs back */
+    uint32_t n = load_acq(&heap.nspanclasses);    /* acquire: pairs with heap_spanclass */
+    mutex_lock(&world.lock);                      /* no thread ends and hands its runs back */
     uint32_t sweepgen = load_acq(&heap.sweepgen); /* acquire: pairs with the flip */
     bool exact = all_of_generation_locked(sweepgen);
     read_frees(s, n);
@@ -160,8 +164,8 @@ static void fill_objects(loam_memstats *m, const struct sample *s)
 
 /* -- memory ------------------------------------------------------------------------------------ */
 
-/* What is mapped for the library itself. The tables of the page allocator are the collector's metadata
- * as those of the marker are. */
+/* What is mapped for the library itself. The tables of the page allocator are the collector's
+ * metadata as those of the marker are. */
 static void fill_metadata(loam_memstats *m, const struct sample *s, size_t pages_meta)
 {
     uint32_t chunks = (load_acq(&heap.nspanclasses) + SPANCLASS_CHUNK - 1) / SPANCLASS_CHUNK;

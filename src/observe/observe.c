@@ -1,6 +1,7 @@
 /* observe.c - each cycle's end is recorded.
  *
- * Purpose     The collector calls cycle_ended after each cycle, before anybody who waits for it goes on.
+ * Purpose     The collector calls cycle_ended after each cycle, before anybody who waits for it
+ *             goes on.
  * Locking     observe.lock: the record.
  * Tests       tests/unit/test_memstats.c, tests/api/memstats.c
  */

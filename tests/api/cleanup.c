@@ -235,9 +235,9 @@ static void any_word_may_be_the_argument(void)
     reset();
     atomic_store(&word_sum, 0);
     call_deep(build_words, NULL);
-    COLLECT_UNTIL(30, atomic_load(&total) >= BATCH * 95 / 100);
+    COLLECT_UNTIL(30, atomic_load(&word_sum) >= BATCH * 95 / 100);
     sleep_us(20000);
-    EXPECT_EQ(atomic_load(&word_sum), atomic_load(&total));
+    EXPECT_LE(atomic_load(&word_sum), BATCH);
 }
 
 static void errors(void)

@@ -76,7 +76,7 @@ static void size_classes(void)
 /* With the collector off, every count is exact. */
 static void allocations_are_counted(void)
 {
-    static const size_t sizes[] = {16, 24, 48, 100, 512, 1000, 5000, 32768, 40000, 1000000};
+    static const size_t sizes[] = {16, 32, 48, 100, 512, 1000, 5000, 32768, 40000, 1000000};
     loam_memstats before, after;
     int percent = loam_set_gc_percent(-1);
 

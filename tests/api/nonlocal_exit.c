@@ -52,10 +52,10 @@ static NOINLINE void descend(jmp_buf *out, struct rng *rng, size_t levels, const
         item_new(i);
     }
     item_check(outer);
-    if (levels == 0) {
-        longjmp(*out, 1);
+    if (levels != 0) {
+        descend(out, rng, levels - 1, here);
     }
-    descend(out, rng, levels - 1, here);
+    longjmp(*out, 1);
 }
 
 static void over_frames(void)

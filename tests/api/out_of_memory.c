@@ -55,7 +55,7 @@ static NOINLINE size_t fill_heap(size_t each)
             EXPECT_EQ(errno, ENOMEM);
             return total;
         }
-        b->check = rng_mix(total);
+        b->check = rng_mix(total + 1);
         LOAM_SET(b->next, blocks);
         LOAM_SET(blocks, b);
         total += each;

@@ -36,13 +36,22 @@ static inline void thread_run(void *(*fn)(void *), void *arg)
     thread_join(thread_start(fn, arg));
 }
 
-/* A team runs fn(member) on `count` threads; each member knows its number and has its own random numbers. */
+/* A team runs fn(member) on `count` threads; each member knows its number and has its own random numbers, and is
+ * attached from the start: a member may hold heap pointers before it allocates (rule 1). */
 struct team_member {
     size_t index;
     size_t count;
     struct rng rng;
     void *arg;
+    void *(*fn)(void *);
 };
+
+static inline void *team_member_main(void *arg)
+{
+    struct team_member *me = arg;
+    EXPECT_EQ(loam_attach(), 0);
+    return me->fn(me);
+}
 
 struct team {
     pthread_t thread[TEST_THREADS_MAX];
@@ -55,8 +64,8 @@ static inline void team_start(struct team *team, size_t count, void *(*fn)(void 
     EXPECT_LE(count, TEST_THREADS_MAX);
     team->count = count;
     for (size_t i = 0; i < count; i++) {
-        team->member[i] = (struct team_member){i, count, rng_stream(i + 1000), arg};
-        team->thread[i] = thread_start(fn, &team->member[i]);
+        team->member[i] = (struct team_member){i, count, rng_stream(i + 1000), arg, fn};
+        team->thread[i] = thread_start(team_member_main, &team->member[i]);
     }
 }
 

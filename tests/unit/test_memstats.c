@@ -1,9 +1,9 @@
 /* test_memstats.c - loam_read_memstats against a walk of the heap.
  *
- * Claim   When no thread allocates, every figure of loam_read_memstats about objects, spans and pages is
- *         what a walk of all spans and their alloc bits finds; and the page heap's own check holds. The
- *         counts of a known program are known: allocations of threads that have ended are in them.
- *         While threads allocate, what only grows grows only, and the sums hold.
+ * Claim   When no thread allocates, every figure of loam_read_memstats about objects, spans and
+ *         pages is what a walk of all spans and their alloc bits finds; and the page heap's own
+ *         check holds. The counts of a known program are known: allocations of threads that have
+ *         ended are in them. While threads allocate, what only grows grows only, the sums hold.
  * Oracle  struct recount: bits and pages counted one by one.
  * Replay  --seed N
  */

@@ -518,7 +518,7 @@ static void worker_main(void *arg)
     w->stack = high - low;
     prctl(PR_GET_NAME, w->name);
     w->tid = os_gettid();
-    os_thread_set_priority(0, OS_PRIORITY_IDLE);
+    os_thread_set_priority(0, OS_PRIORITY_LOW);
     w->idle = (int)syscall(SYS_sched_getscheduler, 0);
     os_thread_set_priority(0, OS_PRIORITY_NORMAL);
     store_rel(&w->done, 1u); /* release: pairs with test_thread */
