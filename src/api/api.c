@@ -1,10 +1,20 @@
 /* api.c - the contract: argument checks and delegation. What a function means stands in loam.h. */
 #include "gc/ends.h"
 #include "malloc/malloc.h"
+#include "observe/observe.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+
+/* What lies above the front door is told to it here. Another constructor may have allocated before. */
+__attribute__((constructor)) static void install_hooks(void)
+{
+    gc.at_start = observe_init;
+    if (malloc_started()) {
+        observe_init();
+    }
+}
 
 const char *loam_version(void)
 {

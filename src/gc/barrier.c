@@ -86,19 +86,19 @@ static uintptr_t store_word(struct m *m, uintptr_t *slot, uintptr_t value)
 
 void gc_store(struct m *m, void *slot, uintptr_t value)
 {
-    m_enter(m);
+    m_enter_shallow(m);
     store_word(m, slot, value);
-    m_leave(m);
+    m_leave_shallow(m);
 }
 
 uintptr_t gc_exchange(struct m *m, void *slot, uintptr_t value)
 {
-    m_enter(m);
+    m_enter_shallow(m);
     uintptr_t old = __atomic_exchange_n((uintptr_t *)slot, value, __ATOMIC_SEQ_CST);
     if (loam_write_barrier != 0) {
         gc_record(m, old, value);
     }
-    m_leave(m);
+    m_leave_shallow(m);
     return old;
 }
 
@@ -107,13 +107,13 @@ bool gc_compare_exchange(struct m *m, void *slot, void *expected, uintptr_t desi
     uintptr_t want;
     memcpy(&want, expected, sizeof want); /* of any pointer type */
     uintptr_t found = want;
-    m_enter(m);
+    m_enter_shallow(m);
     bool done = __atomic_compare_exchange_n((uintptr_t *)slot, &found, desired, false,
                                             __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     if (done && loam_write_barrier != 0) {
         gc_record(m, want, desired);
     }
-    m_leave(m);
+    m_leave_shallow(m);
     if (!done) {
         memcpy(expected, &found, sizeof found);
     }
@@ -122,12 +122,12 @@ bool gc_compare_exchange(struct m *m, void *slot, void *expected, uintptr_t desi
 
 void gc_store_as(struct m *m, void *slot, uintptr_t word, uintptr_t old, uintptr_t now)
 {
-    m_enter(m);
+    m_enter_shallow(m);
     if (loam_write_barrier != 0) {
         gc_record(m, old, now);
     }
     __atomic_store_n((uintptr_t *)slot, word, __ATOMIC_RELEASE); /* release: as LOAM_SET */
-    m_leave(m);
+    m_leave_shallow(m);
 }
 
 enum { WORD = sizeof(uintptr_t), CHUNK = 4096 }; /* bytes moved between two looks at what is asked */
@@ -195,7 +195,7 @@ void gc_copy(struct m *m, void *dst, const void *src, size_t bytes)
     bool backward = (uintptr_t)dst - (uintptr_t)src < bytes;
     for (size_t done = 0; done < bytes;) {
         size_t n = bytes - done < CHUNK ? bytes - done : CHUNK;
-        m_enter(m);
+        m_enter_shallow(m);
         if (backward) {
             size_t at = bytes - done - n;
             size_t off = ((uintptr_t)dst + at) % WORD;
@@ -208,7 +208,7 @@ void gc_copy(struct m *m, void *dst, const void *src, size_t bytes)
             n -= done + n < bytes ? ((uintptr_t)dst + done + n) % WORD : 0;
             copy_forward(m, (char *)dst + done, (const char *)src + done, n);
         }
-        m_leave(m);
+        m_leave_shallow(m);
         done += n;
     }
 }
@@ -223,9 +223,9 @@ void gc_clear(struct m *m, void *dst, size_t bytes)
     for (size_t done = 0; done < bytes;) {
         size_t n = bytes - done < CHUNK ? bytes - done : CHUNK;
         n -= done + n < bytes ? ((uintptr_t)dst + done + n) % WORD : 0;
-        m_enter(m);
+        m_enter_shallow(m);
         copy_forward(m, (char *)dst + done, zeroes, n);
-        m_leave(m);
+        m_leave_shallow(m);
         done += n;
     }
 }

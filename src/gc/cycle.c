@@ -168,11 +168,12 @@ void gc_wait_progress(struct m *m)
     if (m->busy != 0) {
         return;
     }
-    m_enter_blocking(m);
+    struct m_wait wait;
+    m_begin_wait(m, &wait);
     atomic_fetch_add_explicit(&gc.progress_waiters, 1, memory_order_seq_cst);
     os_futex_wait(&gc.progress, seen, WAIT_NS);
     sub_rlx(&gc.progress_waiters, 1u);
-    m_exit_blocking(m);
+    m_end_wait(m, &wait);
 }
 
 static void wake_markers(void)
@@ -524,11 +525,12 @@ static bool collector_started(void)
  * which is itself, answers for. */
 static void collect_inline(struct m *m)
 {
-    m_enter_blocking(m);
+    struct m_wait wait;
+    m_begin_wait(m, &wait);
     world_lib_resume();
     run_cycle(true);
     world_lib_pause();
-    m_exit_blocking(m);
+    m_end_wait(m, &wait);
 }
 
 void gc_wake(void)
@@ -615,7 +617,8 @@ void gc_collect(struct m *m)
     }
     add_acqrel(&gc.waiters, 1u);
     gc_wake();
-    m_enter_blocking(m);
+    struct m_wait wait;
+    m_begin_wait(m, &wait);
     for (;;) {
         uint32_t done = load_acq(&gc.finished); /* acquire: pairs with run_cycle */
         if ((int32_t)(done - ticket) >= 0) {
@@ -623,7 +626,7 @@ void gc_collect(struct m *m)
         }
         os_futex_wait(&gc.finished, done, -1);
     }
-    m_exit_blocking(m);
+    m_end_wait(m, &wait);
     sub_acqrel(&gc.waiters, 1u);
 }
 

@@ -88,7 +88,8 @@ struct gc {
     struct mutex weak_lock;      /* weak to strong against mark-done */
     struct gc_options options;
 
-    /* Hook of observe/: a cycle has ended. */
+    /* Hooks of observe/: the library has started; a cycle has ended. */
+    void (*at_start)(void);
     void (*cycle_ended)(void);
     struct gc_cycle_stats {
         uint32_t number;

@@ -272,7 +272,7 @@ void mheap_flush_pagecache(struct mcache *c)
 
 /* -- the reserve of signal handlers ------------------------------------------------------------ */
 
-enum { RESERVE_PAGES = 64, RESERVE_LOW = 32 };
+enum { RESERVE_PAGES = 256, RESERVE_LOW = 192 };
 
 void mheap_fill_reserve(void)
 {
@@ -307,7 +307,7 @@ static size_t reserve_take(size_t npages)
 
 struct mspan *mcache_alloc_nested(struct mcache *c, size_t bytes, struct gctype *type)
 {
-    size_t npages = (bytes + HEAP_PAGE_SIZE - 1) >> PAGE_SHIFT;
+    size_t npages = bytes == 0 ? 1 : (bytes + HEAP_PAGE_SIZE - 1) >> PAGE_SHIFT;
     size_t pn = reserve_take(npages);
     if (pn == PAGE_NONE) {
         return NULL;

@@ -117,19 +117,24 @@ static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
 static NOINLINE void *malloc_small_slow(struct m *m, struct gctype *type, size_t bytes,
                                         uint32_t spanclass)
 {
-    if (m->busy != 0) {
+    if (m->deep != 0) {
         return malloc_nested(m, type, bytes);
     }
+    bool shallow = m->busy != 0; /* a handler over a store: no answers and no marking from here */
     for (int tries = 0;; tries++) {
-        if (m_asked(m)) {
-            m_poll(m); /* before any refill, so that a thread is soon in the present phase */
+        if (!shallow) {
+            if (m_asked(m)) {
+                m_poll(m); /* before any refill, so that a thread is soon in the present phase */
+            }
+            pay_before(m);
         }
-        pay_before(m);
         size_t got = 0;
         /* volatile: what was taken stays on the stack, where a scan finds it, while we pay. */
         volatile uintptr_t p = refill_and_take(m, spanclass, &got);
         if (p != 0) {
-            pay_after(m, got);
+            if (!shallow) {
+                pay_after(m, got);
+            }
             return (void *)p;
         }
         if (got != 0) {
@@ -240,7 +245,7 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
     if (unlikely(spanclass == 0)) {
         return out_of_memory();
     }
-    if (m->busy == 0) {
+    if (m->deep == 0) {
         struct run *r = spanclass < NUM_FIXED_SPANCLASSES ? &m->cache.runs[spanclass] : NULL;
         if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
             r = &m->cache.typed[spanclass / SPANCLASS_CHUNK][spanclass % SPANCLASS_CHUNK];

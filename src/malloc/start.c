@@ -25,6 +25,9 @@ static bool start_locked(void)
     if (!gc_init() || !world_init()) {
         return false;
     }
+    if (gc.at_start != NULL) {
+        gc.at_start();
+    }
     store_rel(&started, true); /* release: pairs with malloc_started */
     return true;
 }

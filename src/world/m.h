@@ -69,6 +69,7 @@ struct m {
     struct mcache cache;
 
     volatile int busy;         /* in library code that a handshake must not interrupt */
+    volatile int deep;         /* of these: sections that hold a lock or change the cache */
     _Atomic uint32_t request;  /* handshake asked for; written by its poster */
     _Atomic uint32_t ack;      /* handshake answered; also by who acts for the thread */
     _Atomic uint32_t stop;     /* world_stop asks for it; written by the stopper */
@@ -109,19 +110,33 @@ ALWAYS_INLINE bool m_asked(const struct m *m)
     return load_acq(&m->request) != load_rlx(&m->ack) || load_rlx(&m->stop) != 0;
 }
 
-/* Bracket for code that must not be interrupted by a handshake. Nests. */
-ALWAYS_INLINE void m_enter(struct m *m)
+/* Bracket for code that must not be interrupted by a handshake, takes no lock and leaves the cache
+ * alone: a signal handler of the program that interrupts it may allocate as usual. Nests. */
+ALWAYS_INLINE void m_enter_shallow(struct m *m)
 {
     m->busy++;
     compiler_barrier();
 }
-ALWAYS_INLINE void m_leave(struct m *m)
+ALWAYS_INLINE void m_leave_shallow(struct m *m)
 {
     compiler_barrier();
     m->busy--;
     if (unlikely(m->busy == 0 && m_asked(m))) {
         m_poll(m);
     }
+}
+
+/* The same for code that holds locks or changes the cache. */
+ALWAYS_INLINE void m_enter(struct m *m)
+{
+    m->deep++;
+    m_enter_shallow(m);
+}
+ALWAYS_INLINE void m_leave(struct m *m)
+{
+    compiler_barrier();
+    m->deep--;
+    m_leave_shallow(m);
 }
 
 /* The calling thread's record, attaching it if need be; NULL: no memory (errno ENOMEM). */
@@ -133,9 +148,17 @@ ALWAYS_INLINE struct m *m_get(void)
 }
 void m_detach(void);
 
-/* The thread promises to touch no heap memory until m_exit_blocking. Nests. */
+/* The thread promises to touch no heap memory until m_exit_blocking, its signal handlers neither. Nests. */
 void m_enter_blocking(struct m *m);
 void m_exit_blocking(struct m *m);
+
+/* The same for the library's own waits: signals are blocked meanwhile, so that the promise holds for
+ * handlers of the program that know nothing of it. */
+struct m_wait {
+    uint64_t signals[16]; /* the mask to come back to */
+};
+void m_begin_wait(struct m *m, struct m_wait *w);
+void m_end_wait(struct m *m, struct m_wait *w);
 
 /* A stretch in which the collector kept m from running. */
 void m_count_pause(struct m *m, int64_t ns);

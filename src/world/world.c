@@ -79,6 +79,7 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
 static void m_answer(struct m *m, const struct m_context *ctx)
 {
     int64_t begin = os_nanotime();
+    m->deep++;
     m->busy++;
     compiler_barrier();
     do {
@@ -94,6 +95,7 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     } while (m_asked(m));
     compiler_barrier();
     m->busy--;
+    m->deep--;
     m_count_pause(m, os_nanotime() - begin);
 }
 
@@ -217,7 +219,7 @@ static struct m *attach(void)
     }
     memset(m, 0, sizeof *m);
     mcache_init(&m->cache);
-    m->busy = 1;
+    m->busy = m->deep = 1;
     m->tid = os_gettid();
     m->tp = os_thread_pointer();
     if (!os_stack_bounds(&m->stack_low, &m->stack_high)) {
@@ -253,6 +255,7 @@ COLD struct m *m_attach(void)
         errno = ENOMEM;
         return NULL;
     }
+    m->deep = 0;
     m->busy = 0;
     if (m_asked(m)) {
         m_poll(m);
@@ -272,7 +275,7 @@ void m_detach(void)
     while (m->blocking_depth > 0) {
         m_exit_blocking(m);
     }
-    m->busy++; /* for good: nobody interrupts what follows */
+    m_enter(m); /* for good: nobody interrupts what follows */
     mutex_lock(&world.lock);
     unlink_m_locked(m);
     m_self = NULL;
@@ -368,6 +371,21 @@ void m_exit_blocking(struct m *m)
     if (m_asked(m)) {
         m_poll(m);
     }
+}
+
+void m_begin_wait(struct m *m, struct m_wait *w)
+{
+    _Static_assert(sizeof(sigset_t) <= sizeof w->signals, "the mask fits");
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, (sigset_t *)w->signals);
+    m_enter_blocking(m);
+}
+
+void m_end_wait(struct m *m, struct m_wait *w)
+{
+    m_exit_blocking(m);
+    pthread_sigmask(SIG_SETMASK, (sigset_t *)w->signals, NULL);
 }
 
 /* -- handshakes -------------------------------------------------------------------------------- */
