@@ -8,7 +8,9 @@
  *             high; and what was reported once is not taken back. Only a thread that gives its runs
  *             back (H-GIVEBACK) could make it too high: seen by the sweep generations, then all is
  *             read again; when that goes on for long, mallocs stay as they were reported last.
- *             Exact whenever no other thread allocates at that moment.
+ *             Exact whenever no other thread allocates at that moment. A slot that an allocation
+ *             took and gave up, because a handshake gave its run back in that very moment (run_take
+ *             in malloc.c), counts as an object, freed by the next sweep.
  * Invariants  [memstats.growth]  mallocs, frees, total_alloc, num_gc, pause_total_ns never fall.
  *             [memstats.sums]  heap_objects = mallocs - frees; heap_sys = heap_inuse + heap_idle;
  *             sys is the sum of the ..._sys.

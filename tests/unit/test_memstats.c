@@ -191,7 +191,7 @@ static void test_after_threads(void **state)
     check_equal();
 }
 
-static void test_mallocs_are_exact(void **state)
+static void test_mallocs_are_known(void **state)
 {
     (void)state;
     loam_memstats before, after;
@@ -204,7 +204,11 @@ static void test_mallocs_are_exact(void **state)
     loam_set_gc_percent(-1);
     loam_gc();
     loam_read_memstats(&after);
-    assert_int_equal(after.mallocs - before.mallocs, load_rlx(&allocated) - known);
+    uint64_t counted = after.mallocs - before.mallocs;
+    known = load_rlx(&allocated) - known;
+    assert_true(counted >= known);
+    /* An allocation that H-GIVEBACK interrupted may have left a slot unused: malloc.c, run_take. */
+    assert_true(counted - known <= (uint64_t)(after.num_gc - before.num_gc) * THREADS);
     check_equal();
 }
 
@@ -267,7 +271,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_after_threads),
-        cmocka_unit_test(test_mallocs_are_exact),
+        cmocka_unit_test(test_mallocs_are_known),
         cmocka_unit_test(test_growth_while_threads_allocate),
         cmocka_unit_test(test_pauses),
     };
