@@ -214,7 +214,7 @@ static NOINLINE void set_root(size_t k, size_t r, int32_t target)
         *(void *volatile *)&stack_roots[r] = p;
         break;
     default:
-        tls_roots[r] = p;
+        *(void *volatile *)&tls_roots[r] = p; /* it is never read: a plain store would be left out */
     }
     root[k][r] = target;
 }
@@ -452,7 +452,7 @@ static NOINLINE void op_edge(void)
         break;
     }
     case 4: {
-        void *expected = slot; /* wrong: nothing happens */
+        void *expected = (char *)slot + 1; /* wrong: nothing happens */
         EXPECT(!loam_compare_exchange(slot, &expected, now));
         EXPECT_PTR_EQ(expected, old);
         return;
@@ -516,7 +516,8 @@ static NOINLINE void op_realloc(void)
     if (o->kind != NOSCAN && o->kind != UNTYPED) {
         return;
     }
-    size_t words = rng_between(&rng, o->kind == NOSCAN ? 2 : o->slots > 0 ? o->slot_word[o->slots - 1] + 1u : 1, 3000);
+    size_t least = o->kind == NOSCAN ? 2 : o->slots > 0 ? o->slot_word[o->slots - 1] + 1u : 1;
+    size_t words = least + rng_below(&rng, rng_below(&rng, 10) == 0 ? 9000 : 60);
     size_t kept = words < o->words ? words : o->words;
     uint64_t *old = address_of(i);
     uint64_t *p = loam_realloc(old, words * 8);
@@ -526,12 +527,12 @@ static NOINLINE void op_realloc(void)
         loam_weak *w = loam_weak_make(p);
         LOAM_SET(weak[i], w);
         o->address = disguise(p);
-        set_root(k, r, i);
     }
+    o->words = words;
+    set_root(k, r, i); /* also where it stayed: the root may have pointed into the part that is cut off */
     for (size_t n = kept; n < words; n++) {
         EXPECT_EQ(p[n], 0);
     }
-    o->words = words;
     if (words > kept && o->stamp != 0) {
         for (size_t n = kept; n < words; n++) {
             if (!is_slot(o, n)) {

@@ -73,7 +73,7 @@ static void on_timer(int signo)
     }
     of_both = it;
     if (rng_below(rng, 8) == 0) {
-        loam_free(loam_alloc_noscan(rng_below(rng, 40000)));
+        EXPECT_NOT_NULL(loam_alloc_noscan(rng_below(rng, 40000)));
     }
     for (size_t n = rng_below(rng, 30); n > 0; n--) {
         item_new(n);
