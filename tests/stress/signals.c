@@ -33,6 +33,13 @@ static item *item_new(uint64_t id)
     return it;
 }
 
+/* What is linked to a fresh item lets go of the rest, so that no chain grows. */
+static void cut_off(item *it)
+{
+    LOAM_SET(it->next, NULL);
+    LOAM_SET(it->other, NULL);
+}
+
 static void item_check(const item *it)
 {
     EXPECT_NOT_NULL(it);
@@ -57,7 +64,7 @@ static void on_timer(int signo)
     handled++;
     if (of_handler[i] != NULL) {
         item_check(of_handler[i]);
-        LOAM_SET(of_handler[i]->other, NULL);
+        cut_off(of_handler[i]);
     }
     item *it = item_new(rng_next(rng));
     LOAM_SET(it->other, of_handler[i]);
@@ -66,7 +73,7 @@ static void on_timer(int signo)
     if (taken != NULL) {
         item_check(taken);
         LOAM_SET(it->next, taken);
-        LOAM_SET(taken->next, NULL);
+        cut_off(taken);
     }
     if (of_both != NULL) {
         item_check(of_both);
@@ -108,14 +115,14 @@ static void *work(void *arg)
         LOAM_SET(it->next, kept[i]);
         if (kept[i] != NULL) {
             item_check(kept[i]);
-            LOAM_SET(kept[i]->next, NULL);
+            cut_off(kept[i]);
         }
         kept[i] = it;
         of_both = it;
         item *taken = loam_exchange(&shared[rng_below(&me->rng, SHARED)], it);
         if (taken != NULL) {
             item_check(taken);
-            LOAM_SET(taken->other, NULL);
+            cut_off(taken);
         }
         if (rng_below(&me->rng, 500) == 0) {
             item **array = LOAM_NEW_POINTERS(item, rng_between(&me->rng, 1, 8000));
