@@ -13,7 +13,8 @@ extern "C" {
 #endif
 
 /* Go's MemStats, field for field. A pause is any stretch in which the collector kept a thread from
- * running. */
+ * running: the thread's processor time while it answered the collector or marked for it, and the
+ * time on the clock while it was made to wait. */
 typedef struct loam_memstats {
     /* In general */
     uint64_t alloc;       /* bytes of heap objects, as heap_alloc */

@@ -28,19 +28,12 @@ static int64_t take_credit(int64_t debt)
     return 0;
 }
 
-static bool over_goal(void)
+/* Over the goal, with nothing to mark: before the mark phase and between its rounds the caller lets the
+ * threads that have not yet answered have the processor. */
+static bool must_wait(void)
 {
     uint64_t goal = load_rlx(&gc.pacer.assist_goal);
-    return load_rlx(&gc.live) > goal && goal != 0;
-}
-
-/* Between the trigger and the mark phase, and after it, there is nothing to mark: over the goal the
- * caller lets the threads that have not yet answered have the processor. */
-static void wait_for_phase(struct m *m)
-{
-    if (over_goal() && (load_acq(&gc.phase) != GC_OFF || gc_is_due())) {
-        gc_wait_progress(m);
-    }
+    return goal != 0 && load_rlx(&gc.live) > goal && (load_acq(&gc.phase) != GC_OFF || gc_is_due());
 }
 
 static int64_t owed(size_t bytes)
@@ -50,30 +43,40 @@ static int64_t owed(size_t bytes)
     return work > (double)MIB(64) ? (int64_t)MIB(64) : (int64_t)work;
 }
 
+static void count(struct m *m, int64_t took)
+{
+    add_rlx(&gc.assist_time, took);
+    add_rlx(&m->assist_ns, (uint64_t)took);
+    m_count_pause(m, took);
+}
+
+/* Marking on the caller's processor time; false: there was nothing to take. */
+static bool mark_some(struct m *m)
+{
+    int64_t begin = os_thread_cputime();
+    m_enter(m);
+    int64_t done = (int64_t)gc_drain(&m->work, (uint64_t)m->assist_debt, os_nanotime() + ASSIST_NS);
+    m_leave(m);
+    m->assist_debt -= done;
+    count(m, os_thread_cputime() - begin);
+    return done != 0;
+}
+
 void gc_assist(struct m *m, size_t bytes)
 {
-    int64_t begin = os_nanotime();
-    if (load_acq(&gc.phase) != GC_MARK) { /* acquire: pairs with the cycle */
-        wait_for_phase(m);
-    } else {
+    if (load_acq(&gc.phase) == GC_MARK) { /* acquire: pairs with the cycle */
         m->assist_debt += owed(bytes);
         if (m->assist_debt < ASSIST_MIN) {
             return;
         }
         m->assist_debt -= take_credit(m->assist_debt);
-        if (m->assist_debt < ASSIST_MIN) {
+        if (m->assist_debt < ASSIST_MIN || mark_some(m)) {
             return;
         }
-        m_enter(m);
-        int64_t done = (int64_t)gc_drain(&m->work, (uint64_t)m->assist_debt, begin + ASSIST_NS);
-        m_leave(m);
-        m->assist_debt -= done;
-        if (done == 0 && over_goal()) {
-            gc_wait_progress(m);
-        }
     }
-    int64_t took = os_nanotime() - begin;
-    add_rlx(&gc.assist_time, took);
-    add_rlx(&m->assist_ns, (uint64_t)took);
-    m_count_pause(m, took);
+    if (must_wait()) {
+        int64_t begin = os_nanotime();
+        gc_wait_progress(m);
+        count(m, os_nanotime() - begin);
+    }
 }

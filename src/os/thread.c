@@ -156,12 +156,13 @@ struct scheduling {
 void os_thread_set_priority(int tid, enum os_priority priority)
 {
     int saved_errno = errno;
-    struct scheduling attr = {.size = sizeof attr, .policy = SCHED_OTHER};
+    int nice = getpriority(PRIO_PROCESS, (id_t)getpid()); /* what the program was given */
+    struct scheduling attr = {.size = sizeof attr, .policy = SCHED_OTHER, .nice = nice};
     if (priority == OS_PRIORITY_QUICK) {
         attr.runtime = QUICK_SLICE_NS;
         (void)syscall(SYS_sched_setattr, tid, &attr, 0);
     } else {
-        (void)setpriority(PRIO_PROCESS, (id_t)tid, priority == OS_PRIORITY_LOW ? LOW_NICE : 0);
+        (void)setpriority(PRIO_PROCESS, (id_t)tid, priority == OS_PRIORITY_LOW ? nice + LOW_NICE : nice);
     }
     errno = saved_errno;
 }
