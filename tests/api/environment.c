@@ -194,7 +194,7 @@ static void gctrace(void)
     run(&c, "collect", "GODEBUG=gctrace=1");
     EXPECT_EQ(lines(c.text), 3);
     for (int i = 1; i <= 3; i++) {
-        char head[16];
+        char head[24];
         snprintf(head, sizeof head, "gc %d @", i);
         EXPECT_CONTAINS(c.text, head);
     }

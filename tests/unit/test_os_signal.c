@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,10 +28,6 @@
 #include <cmocka.h>
 
 #define SIGNO SIGURG
-
-#ifndef SCHED_IDLE
-#define SCHED_IDLE 5
-#endif
 
 static _Atomic int ours_called;
 static _Atomic int ours_saw_own; /* os_signal_is_ours */
@@ -501,7 +498,8 @@ struct worker {
     bool bounds;
     size_t stack;
     char name[16];
-    int idle;
+    int low; /* nice value at OS_PRIORITY_LOW */
+    int quick_policy;
 };
 
 static void worker_main(void *arg)
@@ -519,8 +517,10 @@ static void worker_main(void *arg)
     prctl(PR_GET_NAME, w->name);
     w->tid = os_gettid();
     os_thread_set_priority(0, OS_PRIORITY_LOW);
-    w->idle = (int)syscall(SYS_sched_getscheduler, 0);
+    w->low = getpriority(PRIO_PROCESS, 0);
     os_thread_set_priority(0, OS_PRIORITY_NORMAL);
+    os_thread_set_priority(0, OS_PRIORITY_QUICK);
+    w->quick_policy = (int)syscall(SYS_sched_getscheduler, 0);
     store_rel(&w->done, 1u); /* release: pairs with test_thread */
     os_futex_wake(&w->done, 1);
 }
@@ -543,7 +543,10 @@ static void test_thread(void **state)
     assert_true(w.stack >= KIB(256));
     assert_string_equal(w.name, "a name that is ");
     assert_true(w.tid != os_gettid());
-    assert_int_equal(w.idle, SCHED_IDLE);
+    int own = getpriority(PRIO_PROCESS, (id_t)getpid());
+    assert_int_equal(w.low, own + 10 < 19 ? own + 10 : 19);
+    assert_int_equal(w.quick_policy, SCHED_OTHER);
+    assert_int_equal(getpriority(PRIO_PROCESS, (id_t)getpid()), own);
     for (int i = 0; i < 5000 && os_tgkill(w.tid, 0) == 0; i++) {
         os_sleep_ns(1000000);
     }
