@@ -29,7 +29,8 @@ const loam_type *loam_type_make(const char *name, size_t size, const size_t offs
     if (m == NULL) {
         return NULL;
     }
-    if (name == NULL || size == 0 || size > UINT32_MAX || n > UINT32_MAX || (n != 0 && offsets == NULL)) {
+    if (name == NULL || size == 0 || size > UINT32_MAX || n > UINT32_MAX ||
+        (n != 0 && offsets == NULL)) {
         errno = EINVAL;
         return NULL;
     }

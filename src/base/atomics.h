@@ -27,13 +27,13 @@
 #define or_acqrel(p, v) atomic_fetch_or_explicit((p), (v), memory_order_acq_rel)
 #define and_acqrel(p, v) atomic_fetch_and_explicit((p), (v), memory_order_acq_rel)
 #define or_sc(p, v) atomic_fetch_or_explicit((p), (v), memory_order_seq_cst)
-#define cas_rlx(p, expected, v)                                            \
+#define cas_rlx(p, expected, v)                                                         \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_relaxed, \
                                             memory_order_relaxed)
-#define cas_acqrel(p, expected, v)                                         \
+#define cas_acqrel(p, expected, v)                                                      \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_acq_rel, \
                                             memory_order_acquire)
-#define cas_sc(p, expected, v)                                             \
+#define cas_sc(p, expected, v)                                                          \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_seq_cst, \
                                             memory_order_seq_cst)
 #define fence_acq() atomic_thread_fence(memory_order_acquire)

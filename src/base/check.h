@@ -20,18 +20,18 @@ _Noreturn COLD PRINTF_LIKE(1, 2) void throwf(const char *fmt, ...);
 /* Print "loam: ..." to stderr, one write, no allocation; for what the user must know. */
 COLD PRINTF_LIKE(1, 2) void warnf(const char *fmt, ...);
 
-#define CHECK(cond, ...)            \
-    do {                            \
-        if (unlikely(!(cond))) {    \
-            throwf(__VA_ARGS__);    \
-        }                           \
+#define CHECK(cond, ...)         \
+    do {                         \
+        if (unlikely(!(cond))) { \
+            throwf(__VA_ARGS__); \
+        }                        \
     } while (0)
 
-#define ASSERT_ON_(cond)                                                          \
-    do {                                                                          \
-        if (unlikely(!(cond))) {                                                  \
-            throwf("assertion failed: %s (%s:%d)", #cond, __FILE__, __LINE__);    \
-        }                                                                         \
+#define ASSERT_ON_(cond)                                                       \
+    do {                                                                       \
+        if (unlikely(!(cond))) {                                               \
+            throwf("assertion failed: %s (%s:%d)", #cond, __FILE__, __LINE__); \
+        }                                                                      \
     } while (0)
 #define ASSERT_OFF_(cond) ((void)sizeof(!(cond)))
 

@@ -14,7 +14,8 @@
 #define COLD __attribute__((cold, noinline))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 #define UNUSED __attribute__((unused))
-#define HIDDEN __attribute__((visibility("hidden"))) /* on hot data: no indirection through the GOT */
+#define HIDDEN \
+    __attribute__((visibility("hidden"))) /* on hot data: no indirection through the GOT */
 #define CACHE_LINE 64
 #define CACHE_ALIGNED __attribute__((aligned(CACHE_LINE)))
 
@@ -23,8 +24,7 @@
 #if defined(__clang__)
 #define NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 #else
-#define NO_SANITIZE \
-    __attribute__((no_sanitize_address, no_sanitize_thread, no_sanitize_undefined))
+#define NO_SANITIZE __attribute__((no_sanitize_address, no_sanitize_thread, no_sanitize_undefined))
 #endif
 
 #if defined(__has_feature)

@@ -12,8 +12,8 @@
 #include "gc/mark.h"
 
 enum {
-    ASSIST_NS = 100000,      /* longest marking stretch of an allocation */
-    ASSIST_MIN = 32 << 10,   /* bytes of scan work worth beginning for */
+    ASSIST_NS = 100000,    /* longest marking stretch of an allocation */
+    ASSIST_MIN = 32 << 10, /* bytes of scan work worth beginning for */
 };
 
 static int64_t take_credit(int64_t debt)

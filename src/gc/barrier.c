@@ -76,7 +76,8 @@ void gc_record(struct m *m, uintptr_t old, uintptr_t now)
 static uintptr_t store_word(struct m *m, uintptr_t *slot, uintptr_t value)
 {
     if (loam_write_barrier == 0) {
-        __atomic_store_n(slot, value, __ATOMIC_RELEASE); /* release: pairs with the program's loads */
+        __atomic_store_n(slot, value,
+                         __ATOMIC_RELEASE); /* release: pairs with the program's loads */
         return 0;
     }
     uintptr_t old = __atomic_exchange_n(slot, value, __ATOMIC_ACQ_REL);
@@ -130,7 +131,10 @@ void gc_store_as(struct m *m, void *slot, uintptr_t word, uintptr_t old, uintptr
     m_leave_shallow(m);
 }
 
-enum { WORD = sizeof(uintptr_t), CHUNK = 4096 }; /* bytes moved between two looks at what is asked */
+enum {
+    WORD = sizeof(uintptr_t),
+    CHUNK = 4096
+}; /* bytes moved between two looks at what is asked */
 
 static bool needs_no_barrier(const void *dst)
 {
@@ -143,7 +147,8 @@ static void copy_bytes(struct m *m, char *dst, const char *src, size_t n)
 {
     uintptr_t *word = (uintptr_t *)align_down((uintptr_t)dst, WORD);
     if (loam_write_barrier != 0) {
-        gc_record(m, __atomic_load_n(word, __ATOMIC_RELAXED), 0); /* relaxed: shaded before it goes */
+        gc_record(m, __atomic_load_n(word, __ATOMIC_RELAXED),
+                  0); /* relaxed: shaded before it goes */
     }
     memmove(dst, src, n);
 }

@@ -16,18 +16,16 @@
 #include <limits.h>
 #include <string.h>
 
-
-
 struct gc gc;
 
 /* The flag of the barrier, compiled into programs; see loam.h. */
 volatile uint32_t loam_write_barrier;
 
 enum {
-    SLICE_NS = 200000,              /* the collector marks so long before it yields */
-    PERIOD_NS_MINUTES = 2,          /* a cycle is forced after so long without one */
+    SLICE_NS = 200000,     /* the collector marks so long before it yields */
+    PERIOD_NS_MINUTES = 2, /* a cycle is forced after so long without one */
     MAX_HELPERS = 63,
-    PATIENCE_NS = 200000,           /* before a helper that the kernel does not run is given priority */
+    PATIENCE_NS = 200000, /* before a helper that the kernel does not run is given priority */
 };
 static const uint64_t HELPERS_FROM = 8 << 20; /* live heap that is worth waking helpers for */
 
@@ -42,7 +40,8 @@ static struct {
 
 static void set_barrier(uint32_t on)
 {
-    __atomic_store_n(&loam_write_barrier, on, __ATOMIC_SEQ_CST); /* seen at the latest at the answer */
+    __atomic_store_n(&loam_write_barrier, on,
+                     __ATOMIC_SEQ_CST); /* seen at the latest at the answer */
 }
 
 /* -- what a thread does at each handshake ------------------------------------------------------ */
@@ -384,9 +383,9 @@ static void cycle(void)
     mutex_lock(&gc.pacer_lock);
     pacer_start_cycle(&gc.pacer, st->live_begin);
     mutex_unlock(&gc.pacer_lock);
-    store_rel(&gc.phase, GC_MARK); /* release: assists may begin; pairs with malloc's look */
+    store_rel(&gc.phase, GC_MARK);  /* release: assists may begin; pairs with malloc's look */
     gc_mark_roots(&collector.work); /* [roots] */
-    step(h_scan, NULL);  /* [H-SCAN] */
+    step(h_scan, NULL);             /* [H-SCAN] */
     if (load_rlx(&gc.live) >= HELPERS_FROM) {
         wake_markers();
     }

@@ -64,7 +64,7 @@ struct special {
     uint32_t pn;                    /* the object's span */
     uint32_t index;                 /* the object */
     _Atomic(struct special *) next; /* of the same object; kept when taken off: [ends.lists] */
-    struct special *prev;           /* of the same object; next in the queue, in limbo, in the free list */
+    struct special *prev; /* of the same object; next in the queue, in limbo, in the free list */
     _Atomic(struct special *) link; /* next in gc.keys; written by who marks the key */
     uintptr_t word;                 /* argument, handle, or (SPECIAL_KEY) ephemeron */
     union {
@@ -96,7 +96,7 @@ struct ephemeron {
 enum {
     CHUNK_SLOTS = 1024, /* chunk k has CHUNK_SLOTS << k slots */
     MAX_CHUNKS = 17,
-    ROOT_BATCH = 128,   /* slots walked under the lock at once: some microseconds */
+    ROOT_BATCH = 128, /* slots walked under the lock at once: some microseconds */
 };
 
 enum thread_state { THREAD_NONE, THREAD_STARTED };
@@ -104,8 +104,8 @@ enum thread_state { THREAD_NONE, THREAD_STARTED };
 static struct {
     struct mutex lock;
     struct special *chunks[MAX_CHUNKS];
-    uint32_t nslots;      /* slots ever handed out */
-    struct special *free; /* by prev */
+    uint32_t nslots;                    /* slots ever handed out */
+    struct special *free;               /* by prev */
     struct special *limbo, *limbo_last; /* freed in generation limbo_gen; by prev: [ends.lists] */
     uint32_t limbo_gen;
     struct special *queue, *queue_last; /* to be run, oldest first; by prev */
@@ -116,7 +116,7 @@ static struct {
     _Atomic uint32_t thread;  /* enum thread_state */
     _Atomic uint32_t wakeups; /* futex of the thread */
     _Atomic uint32_t asleep;
-    struct m *runner;         /* the thread's record; written by itself and in fork's child */
+    struct m *runner; /* the thread's record; written by itself and in fork's child */
     bool warned;
 } ends;
 
@@ -149,7 +149,8 @@ static void limbo_end_locked(void)
     }
 }
 
-static struct special *special_new_locked(enum special_kind kind, const struct mspan *s, size_t index)
+static struct special *special_new_locked(enum special_kind kind, const struct mspan *s,
+                                          size_t index)
 {
     limbo_end_locked();
     struct special *sp = ends.free;
@@ -213,7 +214,8 @@ static size_t heads_bytes(const struct mspan *s)
 
 static struct special *head_load(struct special **heads, size_t index)
 {
-    return __atomic_load_n(&heads[index], __ATOMIC_ACQUIRE); /* acquire: pairs with special_attach */
+    return __atomic_load_n(&heads[index],
+                           __ATOMIC_ACQUIRE); /* acquire: pairs with special_attach */
 }
 
 static bool heads_make_locked(struct mspan *s)
@@ -244,7 +246,8 @@ static void heads_free_locked(struct mspan *s)
     }
 }
 
-static struct special *special_find_locked(const struct mspan *s, size_t index, enum special_kind kind)
+static struct special *special_find_locked(const struct mspan *s, size_t index,
+                                           enum special_kind kind)
 {
     struct special **heads = load_rlx(&s->specials); /* relaxed: under the lock */
     struct special *sp = heads == NULL ? NULL : heads[index];
@@ -264,7 +267,8 @@ static void special_attach_locked(struct special *sp)
     if (old != NULL) {
         old->prev = sp;
     }
-    __atomic_store_n(&heads[sp->index], sp, __ATOMIC_RELEASE); /* release: *sp; pairs with head_load */
+    __atomic_store_n(&heads[sp->index], sp,
+                     __ATOMIC_RELEASE); /* release: *sp; pairs with head_load */
     span_ends_of(heads)->count++;
 }
 
@@ -477,7 +481,8 @@ static void ends_start_thread(void)
             ends.warned = true;
             warnf("finalizers and cleanups wait: their thread cannot be started (error %d)", err);
         }
-        store_rel(&ends.thread, THREAD_NONE); /* release: warned; pairs with nobody who must see it */
+        store_rel(&ends.thread,
+                  THREAD_NONE); /* release: warned; pairs with nobody who must see it */
     }
 }
 
@@ -526,7 +531,8 @@ static void ephemeron_cut_locked(struct special *sp, enum end_cause cause)
     struct special *peer = sp->u.peer;
     struct special *key = load_rlx(&sp->kind) == SPECIAL_KEY ? sp : peer;
     struct ephemeron *e = (void *)key->word;
-    store_rel(&e->hidden.key, (uintptr_t)0); /* release: pairs with its readers, who read the key last */
+    store_rel(&e->hidden.key,
+              (uintptr_t)0); /* release: pairs with its readers, who read the key last */
     store_rel(&e->value, (uintptr_t)0);
     special_drop_locked(peer, cause);
     special_drop_locked(sp, cause);
@@ -686,7 +692,8 @@ void ends_mark_roots(struct gcwork *w)
     }
 }
 
-void ends_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word), void *arg)
+void ends_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word),
+                    void *arg)
 {
     static const char *const kinds[] = {
         [SPECIAL_FINALIZER] = "finalizer",
@@ -702,8 +709,8 @@ void ends_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uin
         b.nwords = b.nobjects = 0;
         root_batch_add(&b, sp);
         for (size_t i = 0; i < b.nwords; i++) {
-            fn(arg, kinds[load_rlx(&sp->kind)],
-               mspan_object(&heap.spans[sp->pn], sp->index), b.words[i]);
+            fn(arg, kinds[load_rlx(&sp->kind)], mspan_object(&heap.spans[sp->pn], sp->index),
+               b.words[i]);
         }
     }
     mutex_unlock(&ends.lock);
@@ -792,7 +799,8 @@ static loam_type ephemeron_type = {.name = "loam_ephemeron",
 
 /* -- finalizers and cleanups ------------------------------------------------------------------- */
 
-static int finalizer_set_locked(struct mspan *s, size_t index, void (*fn)(void *, void *), void *arg)
+static int finalizer_set_locked(struct mspan *s, size_t index, void (*fn)(void *, void *),
+                                void *arg)
 {
     struct special *sp = special_find_locked(s, index, SPECIAL_FINALIZER);
     if (fn == NULL) {
@@ -844,7 +852,8 @@ static uint64_t cleanup_id(const struct special *sp)
     return (uint64_t)sp->used << 32 | (sp->slot + 1);
 }
 
-static int cleanup_add_locked(struct mspan *s, size_t index, void (*fn)(void *), void *arg, uint64_t *id)
+static int cleanup_add_locked(struct mspan *s, size_t index, void (*fn)(void *), void *arg,
+                              uint64_t *id)
 {
     struct special *sp;
     if (!heads_make_locked(s) || (sp = special_new_locked(SPECIAL_CLEANUP, s, index)) == NULL) {

@@ -26,8 +26,8 @@ enum gc_phase {
 };
 
 struct gc_options {
-    int stress;         /* GODEBUG gcstress: a cycle every so many allocations; 0: off */
-    int trace;          /* gctrace */
+    int stress; /* GODEBUG gcstress: a cycle every so many allocations; 0: off */
+    int trace;  /* gctrace */
     int pacer_trace;
     bool checkmark;
     bool stop_the_world;
@@ -36,17 +36,18 @@ struct gc_options {
 };
 
 struct gc {
-    _Atomic uint32_t phase; /* changed under world.lock, or by the collector where nobody decides on it */
-    _Atomic bool black;     /* a thread that attaches allocates black; under world.lock */
-    _Atomic uint32_t dirty; /* somebody marked since the round began */
+    _Atomic uint32_t
+        phase; /* changed under world.lock, or by the collector where nobody decides on it */
+    _Atomic bool black;       /* a thread that attaches allocates black; under world.lock */
+    _Atomic uint32_t dirty;   /* somebody marked since the round began */
     _Atomic bool marks_stale; /* a fork cut a cycle short: clear all marks before the next one */
 
     /* work.c */
-    _Atomic uint64_t batches;   /* head of the global queue: tag << 32 | page number + 1 */
-    _Atomic uint32_t work_seq;  /* futex: batches were pushed */
+    _Atomic uint64_t batches;  /* head of the global queue: tag << 32 | page number + 1 */
+    _Atomic uint32_t work_seq; /* futex: batches were pushed */
     _Atomic uint32_t sleepers;
-    _Atomic uint32_t draining;  /* markers that hold local work */
-    _Atomic bool paused;        /* a round is on: nobody drains */
+    _Atomic uint32_t draining;      /* markers that hold local work */
+    _Atomic bool paused;            /* a round is on: nobody drains */
     _Atomic(struct special *) keys; /* ephemerons whose key was marked; ends.c */
 
     /* counts of the cycle that runs or ran last */
@@ -54,38 +55,38 @@ struct gc {
     _Atomic uint64_t scan_work;    /* bytes scanned: heap, stacks, roots */
     _Atomic uint64_t stack_scan;
     _Atomic uint64_t globals_scan;
-    _Atomic int64_t bg_credit;     /* scan work done in the background that assists may take */
-    _Atomic int64_t assist_time;   /* ns */
+    _Atomic int64_t bg_credit;   /* scan work done in the background that assists may take */
+    _Atomic int64_t assist_time; /* ns */
     _Atomic int64_t worker_time, idle_time;
-    _Atomic uint64_t pause_max;    /* of threads that ended in this cycle; under world.lock */
-    _Atomic uint64_t pause_total;  /* of threads that ended ever; under world.lock */
+    _Atomic uint64_t pause_max;   /* of threads that ended in this cycle; under world.lock */
+    _Atomic uint64_t pause_total; /* of threads that ended ever; under world.lock */
 
     /* heap size */
     _Atomic uint64_t live;    /* bytes allocated and not known to be dead */
     _Atomic uint64_t trigger; /* a cycle starts when live reaches it; UINT64_MAX: off */
     struct mutex pacer_lock;
-    struct pacer pacer;       /* changed under pacer_lock; allocators read atomics in it */
+    struct pacer pacer; /* changed under pacer_lock; allocators read atomics in it */
 
     /* sweep.c */
     _Atomic uint32_t sweep_cursor; /* span class the background sweeper stands at */
     _Atomic bool sweep_done;
     _Atomic uint64_t pages_swept;
-    _Atomic uint64_t sweep_basis;   /* live at the flip */
+    _Atomic uint64_t sweep_basis; /* live at the flip */
     _Atomic uint64_t sweep_pages_per_mib;
 
     /* cycle.c */
-    struct mutex cycle_lock;     /* one cycle at a time */
-    _Atomic uint32_t started;    /* cycles begun */
-    _Atomic uint32_t finished;   /* cycles swept to the end; futex */
-    _Atomic uint32_t forced;     /* cycles up to this number were asked for */
-    _Atomic uint32_t progress;   /* steps taken; futex of allocators over the goal */
+    struct mutex cycle_lock;   /* one cycle at a time */
+    _Atomic uint32_t started;  /* cycles begun */
+    _Atomic uint32_t finished; /* cycles swept to the end; futex */
+    _Atomic uint32_t forced;   /* cycles up to this number were asked for */
+    _Atomic uint32_t progress; /* steps taken; futex of allocators over the goal */
     _Atomic uint32_t progress_waiters;
-    _Atomic uint32_t wakeups;    /* futex of the collector's thread */
-    _Atomic uint32_t waiters;    /* threads in loam_gc */
-    _Atomic bool running;        /* the collector's thread exists */
+    _Atomic uint32_t wakeups; /* futex of the collector's thread */
+    _Atomic uint32_t waiters; /* threads in loam_gc */
+    _Atomic bool running;     /* the collector's thread exists */
     _Atomic uint32_t num_forced;
     _Atomic int gc_percent;
-    struct mutex weak_lock;      /* weak to strong against mark-done */
+    struct mutex weak_lock; /* weak to strong against mark-done */
     struct gc_options options;
 
     /* Hooks of observe/: the library has started; a cycle has ended. */
@@ -95,9 +96,9 @@ struct gc {
         uint32_t number;
         bool forced;
         int64_t begin, mark_begin, mark_end, given_back, end; /* ns */
-        int64_t last_walltime;      /* end of mark on the wall clock */
-        int64_t handshake_ns;       /* longest from asking to the last answer */
-        uint64_t pause_max_ns;      /* longest stretch a thread was kept from running */
+        int64_t last_walltime;                                /* end of mark on the wall clock */
+        int64_t handshake_ns;  /* longest from asking to the last answer */
+        uint64_t pause_max_ns; /* longest stretch a thread was kept from running */
         uint64_t live_begin, live_end, marked, goal, trigger;
         uint64_t stack_scan, globals_scan;
         int64_t assist_ns, worker_ns, idle_ns;
@@ -110,15 +111,15 @@ extern HIDDEN struct gc gc;
 
 /* cycle.c */
 bool gc_init(void);
-void gc_collect(struct m *m);          /* loam_gc */
-void gc_start_if_due(struct m *m);     /* after an allocation grew the heap; not busy */
+void gc_collect(struct m *m);      /* loam_gc */
+void gc_start_if_due(struct m *m); /* after an allocation grew the heap; not busy */
 bool gc_is_due(void);
 void gc_wake(void);
-void gc_force(void);                   /* a cycle, soon; does not wait */
+void gc_force(void);                          /* a cycle, soon; does not wait */
 int gc_set_percent(struct m *m, int percent); /* the old value */
 int64_t gc_set_min_heap(struct m *m, int64_t bytes);
-void gc_wait_progress(struct m *m);    /* a moment, for the cycle to get on */
-bool gc_emergency(struct m *m);        /* before an allocation fails; false: nothing to hope for */
+void gc_wait_progress(struct m *m); /* a moment, for the cycle to get on */
+bool gc_emergency(struct m *m);     /* before an allocation fails; false: nothing to hope for */
 
 /* Live bytes that go before the next cycle finds out; never below zero. */
 ALWAYS_INLINE void gc_live_sub(uint64_t bytes)
@@ -132,7 +133,7 @@ ALWAYS_INLINE void gc_live_sub(uint64_t bytes)
 void gc_options_read(void);
 
 /* barrier.c */
-void gc_store(struct m *m, void *slot, uintptr_t value);   /* any time; one word */
+void gc_store(struct m *m, void *slot, uintptr_t value); /* any time; one word */
 uintptr_t gc_exchange(struct m *m, void *slot, uintptr_t value);
 bool gc_compare_exchange(struct m *m, void *slot, void *expected, uintptr_t desired);
 void gc_store_as(struct m *m, void *slot, uintptr_t word, uintptr_t old, uintptr_t now);
@@ -144,7 +145,7 @@ void gc_shade_now(struct m *m, uintptr_t word); /* mark at once; any context; m 
 
 /* roots.c */
 void gc_mark_roots(struct gcwork *w);
-void gc_scan_thread(struct m *m, const struct m_context *ctx); /* H-SCAN */
+void gc_scan_thread(struct m *m, const struct m_context *ctx);       /* H-SCAN */
 void gc_scan_range(struct gcwork *w, uintptr_t start, size_t bytes); /* conservatively */
 int gc_add_roots(struct m *m, uintptr_t start, size_t bytes);
 int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes);
@@ -154,7 +155,8 @@ struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void
 int gc_stack_set(struct m *m, struct loam_stack *s, uintptr_t live, size_t bytes);
 void gc_stack_remove(struct m *m, struct loam_stack *s);
 /* For each word that a root holds: fn(arg, kind, where, word); world stopped. */
-void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word), void *arg);
+void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word),
+                  void *arg);
 void gc_roots_fork_child(void);
 
 /* assist.c */
@@ -162,10 +164,10 @@ void gc_assist(struct m *m, size_t bytes);
 
 /* sweep.c */
 bool gc_sweep_span(struct mspan *s, bool keep);
-bool gc_sweep_one(void);            /* false: nothing left that waits */
-void gc_sweep_finish(void);         /* the collector: all of it */
+bool gc_sweep_one(void);               /* false: nothing left that waits */
+void gc_sweep_finish(void);            /* the collector: all of it */
 void gc_sweep_ensure(struct mspan *s); /* on return s is not waiting to be swept */
-void gc_sweep_pay(void);            /* proportional sweeping before an allocation */
+void gc_sweep_pay(void);               /* proportional sweeping before an allocation */
 void gc_sweep_began(void);
 void gc_release_free_pages(struct m *m);
 

@@ -23,8 +23,9 @@ enum {
 };
 
 const uint8_t class_to_words[NUM_SIZE_CLASSES] = {
-    1, 16, 8, 6, 4, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-    1, 1,  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 16, 8, 6, 4, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1,  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1,  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 };
 
 static scan_kernel *kernel;
@@ -91,8 +92,8 @@ static void scan_fields(struct gcwork *w, const struct gctype *t, uintptr_t obj)
 }
 
 /* The words of elements in [from, to) of an object of type t at obj; from at an element's start. */
-static NO_SANITIZE void scan_piece(struct gcwork *w, const struct gctype *t, uintptr_t obj, size_t from,
-                                   size_t to)
+static NO_SANITIZE void scan_piece(struct gcwork *w, const struct gctype *t, uintptr_t obj,
+                                   size_t from, size_t to)
 {
     switch (t->kind) {
     case SCAN_NONE:
@@ -180,7 +181,8 @@ static void scan_objects(struct gcwork *w, const struct mspan *s, size_t first, 
     const struct gctype *t = s->type;
     size_t words = s->elem_size / WORD;
     w->scan_work += popcount64(todo) * s->elem_size;
-    if ((t->kind == SCAN_ALL || (t->kind == SCAN_MASK && t->size * 2 > s->elem_size)) && words <= 64) {
+    if ((t->kind == SCAN_ALL || (t->kind == SCAN_MASK && t->size * 2 > s->elem_size)) &&
+        words <= 64) {
         struct scan_region region;
         uint64_t mask = t->kind == SCAN_ALL ? bit_range(0, (unsigned)words) : t->mask;
         size_t at_once = (GCWORK_CANDIDATES - 8) / words; /* objects whose candidates surely fit */

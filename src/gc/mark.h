@@ -54,7 +54,8 @@ ALWAYS_INLINE void mark_offset(struct gcwork *w, uintptr_t off)
         return;
     }
     if (w->counted) {
-        store_rlx(&gc.dirty, 1u); /* before the mark: who sees the mark sees this; pairs with a round */
+        store_rlx(&gc.dirty,
+                  1u); /* before the mark: who sees the mark sees this; pairs with a round */
     }
     if ((or_sc(b.word, b.mask) & b.mask) != 0) {
         return;

@@ -66,7 +66,8 @@ static void set_debug(const char *key, size_t klen, const char *value, size_t vl
     static const char *const keys[] = {"gctrace",  "gcpacertrace", "gccheckmark", "gcstoptheworld",
                                        "gcstress", "clobberfree",  NULL};
     int which = 0;
-    while (keys[which] != NULL && !(strlen(keys[which]) == klen && memcmp(keys[which], key, klen) == 0)) {
+    while (keys[which] != NULL &&
+           !(strlen(keys[which]) == klen && memcmp(keys[which], key, klen) == 0)) {
         which++;
     }
     long v;
@@ -79,12 +80,24 @@ static void set_debug(const char *key, size_t klen, const char *value, size_t vl
     }
     struct gc_options *o = &gc.options;
     switch (which) {
-    case 0: o->trace = (int)v; break;
-    case 1: o->pacer_trace = (int)v; break;
-    case 2: o->checkmark = v != 0; break;
-    case 3: o->stop_the_world = v != 0; break;
-    case 4: o->stress = (int)v; break;
-    default: o->clobber_free = v != 0; break;
+    case 0:
+        o->trace = (int)v;
+        break;
+    case 1:
+        o->pacer_trace = (int)v;
+        break;
+    case 2:
+        o->checkmark = v != 0;
+        break;
+    case 3:
+        o->stop_the_world = v != 0;
+        break;
+    case 4:
+        o->stress = (int)v;
+        break;
+    default:
+        o->clobber_free = v != 0;
+        break;
     }
 }
 

@@ -16,15 +16,16 @@ struct pacer {
     uint64_t min_heap;
 
     /* of the last cycle that ended */
-    uint64_t marked;     /* bytes live at its end */
-    uint64_t heap_scan;  /* bytes of heap it scanned */
+    uint64_t marked;    /* bytes live at its end */
+    uint64_t heap_scan; /* bytes of heap it scanned */
     uint64_t stack_scan;
     uint64_t globals_scan;
-    double cons_mark[4]; /* bytes allocated per byte scanned, at equal processor time; newest first */
+    double
+        cons_mark[4]; /* bytes allocated per byte scanned, at equal processor time; newest first */
 
     /* for the cycle to come, or running */
-    uint64_t goal;    /* UINT64_MAX: off */
-    uint64_t trigger; /* UINT64_MAX: off */
+    uint64_t goal;      /* UINT64_MAX: off */
+    uint64_t trigger;   /* UINT64_MAX: off */
     uint64_t triggered; /* live heap when it began */
 
     /* while a cycle runs; read by allocators */
@@ -33,13 +34,13 @@ struct pacer {
 };
 
 struct pacer_cycle {
-    uint64_t live;      /* at the end */
+    uint64_t live; /* at the end */
     uint64_t marked;
     uint64_t scan_work; /* all of it */
     uint64_t stack_scan, globals_scan;
     double duration_ns; /* of the mark phase */
     double assist_ns;
-    double idle_ns;     /* marking on processors that had nothing to do */
+    double idle_ns; /* marking on processors that had nothing to do */
     int procs;
 };
 

@@ -396,7 +396,8 @@ struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void
         }
         *list = s;
         mutex_unlock(&world.lock);
-        store_rel(&s->owner, referred ? m : NULL); /* release: the bounds; pairs with gc_scan_thread */
+        store_rel(&s->owner,
+                  referred ? m : NULL); /* release: the bounds; pairs with gc_scan_thread */
         s = referred ? s : NULL;
     }
     if (s != NULL) {
@@ -477,7 +478,8 @@ static void each_stack(struct each *e, const struct loam_stack *s)
     each_word(e, from, to - from);
 }
 
-void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word), void *arg)
+void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word),
+                  void *arg)
 {
     struct each e = {fn, arg, "data"};
     os_each_data_range(each_word, &e);

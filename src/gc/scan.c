@@ -55,9 +55,10 @@ scan_avx512(const uintptr_t *base, size_t words, uint64_t mask, uint64_t objects
     return n;
 }
 
-__attribute__((target("avx2"))) NO_SANITIZE size_t
-scan_avx2(const uintptr_t *base, size_t words, uint64_t mask, uint64_t objects,
-          const struct scan_region *region, uintptr_t *out)
+__attribute__((target("avx2"))) NO_SANITIZE size_t scan_avx2(const uintptr_t *base, size_t words,
+                                                             uint64_t mask, uint64_t objects,
+                                                             const struct scan_region *region,
+                                                             uintptr_t *out)
 {
     size_t n = 0;
     const long long flip = (long long)(UINT64_C(1) << 63); /* makes a signed compare unsigned */
@@ -74,7 +75,8 @@ scan_avx2(const uintptr_t *base, size_t words, uint64_t mask, uint64_t objects,
             __m256i v = _mm256_maskload_epi64((const long long *)obj, chosen);
             v = _mm256_sub_epi64(_mm256_and_si256(v, pmask), low);
             __m256i in = _mm256_cmpgt_epi64(used, _mm256_xor_si256(v, sign));
-            unsigned k = (unsigned)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_and_si256(in, chosen)));
+            unsigned k =
+                (unsigned)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_and_si256(in, chosen)));
             uintptr_t lane[4];
             _mm256_storeu_si256((__m256i *)lane, v);
             for (; k != 0; k &= k - 1) {

@@ -108,7 +108,8 @@ bool gc_sweep_one(void)
         mcentral_drain_returned();
         store_rlx(&gc.sweep_cursor, 0u);
     }
-    add_acqrel(&heap.sweeping, 1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
+    add_acqrel(&heap.sweeping,
+               1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
     struct mspan *s = take_any(load_acq(&heap.sweepgen)); /* acquire: pairs with the flip */
     if (s != NULL) {
         gc_sweep_span(s, false);

@@ -11,7 +11,7 @@ void gcwork_publish(struct gcwork *w); /* all of it, and the counts */
 bool gcwork_take(struct gcwork *w);    /* a batch from the global queue; false: empty */
 void gcwork_put_alone(size_t pn);      /* queue one span as a batch; re-entrant */
 bool gc_work_empty(void);
-void gc_work_reset(void);              /* fork's child: forget everything */
+void gc_work_reset(void); /* fork's child: forget everything */
 
 /* Queue the span with head page pn unless it is queued. */
 ALWAYS_INLINE void gcwork_put(struct gcwork *w, size_t pn)

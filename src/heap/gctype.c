@@ -62,7 +62,8 @@ static bool well_formed(const loam_type *t)
     if (t->size == 0 && !(t->flags & LOAM_TYPE_IS_FLEX)) {
         return false;
     }
-    if (t->align > 16 || t->size > SIZE_MAX / 2 || ((t->flags & LOAM_TYPE_IS_SCANNED) && t->scan == NULL)) {
+    if (t->align > 16 || t->size > SIZE_MAX / 2 ||
+        ((t->flags & LOAM_TYPE_IS_SCANNED) && t->scan == NULL)) {
         return false;
     }
     for (uint32_t i = 0; i < t->nfields; i++) {

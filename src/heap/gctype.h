@@ -36,10 +36,10 @@ struct gctype {
     void (*scan)(const void *obj, size_t bytes, loam_marker *m);
     const char *name;
     const char *field_names;
-    loam_type descriptor; /* what loam_type_make gives */
-    struct gctype *next;                           /* in its hash bucket */
-    _Atomic uint32_t single;                       /* span class of one object; 0: not yet made, or large */
-    _Atomic uint32_t spanclass[NUM_SIZE_CLASSES];  /* 0: not yet made; [0] large */
+    loam_type descriptor;    /* what loam_type_make gives */
+    struct gctype *next;     /* in its hash bucket */
+    _Atomic uint32_t single; /* span class of one object; 0: not yet made, or large */
+    _Atomic uint32_t spanclass[NUM_SIZE_CLASSES]; /* 0: not yet made; [0] large */
 };
 
 extern HIDDEN struct gctype gctype_noscan;       /* loam_alloc_noscan */

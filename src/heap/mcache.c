@@ -32,15 +32,18 @@ void mcache_offsets_init(void)
     for (size_t i = 0; i < SIZE_TO_CLASS8_LEN; i++) {
         size_t noscan = size_to_class8_align16[i];
         size_t scan = noscan == 1 ? 2 : noscan;
-        run_offset_noscan[i] = (uint16_t)(offsetof(struct mcache, runs) + (2 * noscan + 1) * sizeof(struct run));
-        run_offset_scan[i] = (uint16_t)(offsetof(struct mcache, runs) + 2 * scan * sizeof(struct run));
+        run_offset_noscan[i] =
+            (uint16_t)(offsetof(struct mcache, runs) + (2 * noscan + 1) * sizeof(struct run));
+        run_offset_scan[i] =
+            (uint16_t)(offsetof(struct mcache, runs) + 2 * scan * sizeof(struct run));
     }
 }
 
 bool mcache_init(struct mcache *c)
 {
     for (uint32_t sc = 0; sc < NUM_FIXED_SPANCLASSES; sc++) {
-        c->runs[sc] = (struct run){.size = sc < 2 ? 8 : class_to_size[sc / 2]}; /* never 0: see run_take */
+        c->runs[sc] =
+            (struct run){.size = sc < 2 ? 8 : class_to_size[sc / 2]}; /* never 0: see run_take */
     }
     c->run_limit = RUN_LIMIT;
     return true;
@@ -96,7 +99,8 @@ static void bits_clear(_Atomic uint64_t *map, size_t from, size_t to)
 static void slots_blacken(struct mspan *s, size_t from, size_t to)
 {
     if (!s->noscan) {
-        bits_set(mspan_scans(s), from, to); /* scanned first: a marked slot is never queued in vain */
+        bits_set(mspan_scans(s), from,
+                 to); /* scanned first: a marked slot is never queued in vain */
     }
     bits_set(mspan_marks(s), from, to);
 }
@@ -290,9 +294,9 @@ void mcache_publish_alone(struct mcache *c, struct mspan *s)
 /* -- all runs ---------------------------------------------------------------------------------- */
 
 /* Call do_run on every run that has a span. */
-#define EACH_RUN(c, r)                                                                   \
-    for (uint32_t sc_ = 0; sc_ < NUM_FIXED_SPANCLASSES || sc_ < (c)->ntyped_chunks * SPANCLASS_CHUNK; \
-         sc_++)                                                                          \
+#define EACH_RUN(c, r)                                                                     \
+    for (uint32_t sc_ = 0;                                                                 \
+         sc_ < NUM_FIXED_SPANCLASSES || sc_ < (c)->ntyped_chunks * SPANCLASS_CHUNK; sc_++) \
         if (((r) = run_at(c, sc_)) != NULL && (r)->span != NULL)
 
 static struct run *run_at(struct mcache *c, uint32_t sc)

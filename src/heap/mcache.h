@@ -25,9 +25,9 @@ struct mcache {
     struct run *typed[MAX_SPANCLASSES / SPANCLASS_CHUNK]; /* chunks; [0],[1],[2] in part unused */
     uint32_t ntyped_chunks;                               /* chunks in use lie below */
     bool black;
-    bool used;          /* some run was filled since the last give-back */
+    bool used; /* some run was filled since the last give-back */
     uint32_t sweepgen;
-    size_t run_limit;   /* most bytes in a run; 0: one object (gcstress) */
+    size_t run_limit; /* most bytes in a run; 0: one object (gcstress) */
     struct pagecache pages;
 };
 

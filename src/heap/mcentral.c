@@ -14,7 +14,9 @@
  */
 #include "heap/mcache.h"
 
-enum { SWEEP_TRIES = 100 }; /* spans swept in vain before a fresh one is taken: bounds waste at 1 % */
+enum {
+    SWEEP_TRIES = 100
+}; /* spans swept in vain before a fresh one is taken: bounds waste at 1 % */
 
 static unsigned gen_index(uint32_t sweepgen)
 {
@@ -136,7 +138,8 @@ void mcentral_add_swept(struct mspan *s, bool has_free)
 
 void mcentral_drain_returned(void)
 {
-    add_acqrel(&heap.sweeping, 1u); /* before the list can be seen empty: pairs with gc_sweep_finish */
+    add_acqrel(&heap.sweeping,
+               1u); /* before the list can be seen empty: pairs with gc_sweep_finish */
     /* acquire: pairs with the push in mcache_give_back. */
     struct mspan *s = xchg_acqrel(&heap.returned, NULL);
     while (s != NULL) {

@@ -356,7 +356,8 @@ static uint32_t spanclass_make_locked(struct gctype *type, unsigned sizeclass)
         if (chunk == NULL) {
             return 0;
         }
-        store_rel(&heap.centrals[id / SPANCLASS_CHUNK], chunk); /* release: pairs with mcentral_of */
+        store_rel(&heap.centrals[id / SPANCLASS_CHUNK],
+                  chunk); /* release: pairs with mcentral_of */
     }
     struct mcentral *c = mcentral_of(id);
     c->type = type;

@@ -79,8 +79,8 @@ struct mspan {
     _Atomic uint32_t batch_next; /* gc/work.c: next batch in the global queue, page number + 1 */
     uint32_t batch_tail;         /* gc/work.c: last span of the batch that starts here */
     uint32_t batch_count;        /* gc/work.c: spans in that batch */
-    _Atomic size_t scan_progress;         /* gc/mark.c: bytes of a large object claimed for scanning */
-    _Atomic(struct special **) specials;  /* gc/ends.c: by object index, or NULL */
+    _Atomic size_t scan_progress; /* gc/mark.c: bytes of a large object claimed for scanning */
+    _Atomic(struct special **) specials; /* gc/ends.c: by object index, or NULL */
 } CACHE_ALIGNED;
 _Static_assert(sizeof(struct mspan) == 128, "one span record per two cache lines");
 
@@ -133,10 +133,11 @@ struct mheap {
     size_t committed_pages; /* heap memory, in 4 MiB steps */
     size_t meta_pages;      /* pages whose table entries are committed, in arenas */
 
-    _Atomic uint64_t reserve; /* pages for signal handlers: first << 32 | count; see mcache_alloc_nested */
+    _Atomic uint64_t
+        reserve; /* pages for signal handlers: first << 32 | count; see mcache_alloc_nested */
 
     _Atomic uint32_t sweepgen;
-    _Atomic uint32_t sweeping;        /* threads between taking an unswept span and having swept it */
+    _Atomic uint32_t sweeping; /* threads between taking an unswept span and having swept it */
     _Atomic(struct mspan *) returned; /* spans given back by caches, to be swept; lock-free push */
 
     struct mutex spanclass_lock; /* guards creation of span classes */

@@ -61,8 +61,8 @@ static palloc_sum palloc_sum_pack(size_t start, size_t max, size_t end)
     if (max == PALLOC_SUM_LIMIT) {
         return PALLOC_SUM_ALL_FREE;
     }
-    return (uint64_t)start | (uint64_t)max << PALLOC_SUM_BITS
-           | (uint64_t)end << 2 * PALLOC_SUM_BITS;
+    return (uint64_t)start | (uint64_t)max << PALLOC_SUM_BITS |
+           (uint64_t)end << 2 * PALLOC_SUM_BITS;
 }
 
 ALWAYS_INLINE size_t palloc_sum_count(palloc_sum sum, unsigned which)

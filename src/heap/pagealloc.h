@@ -39,9 +39,9 @@ struct palloc_table {
 
 /* All fields: under the heap lock. */
 struct pagealloc {
-    struct palloc_chunk *chunks;           /* [end rounded up to chunks] */
+    struct palloc_chunk *chunks;            /* [end rounded up to chunks] */
     palloc_sum *summary[PALLOC_MAX_LEVELS]; /* [0] is the root, [nlevels - 1] has one per chunk */
-    uint64_t *scav_index;                  /* a bit per chunk; 0: nothing in it to scavenge */
+    uint64_t *scav_index;                   /* a bit per chunk; 0: nothing in it to scavenge */
     unsigned nlevels;
     size_t max_pages;       /* pages of the region */
     size_t end;             /* one past the highest page that was grown */

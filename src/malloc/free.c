@@ -60,14 +60,15 @@ static void free_object(struct m *m, struct mspan *s, size_t index)
 static struct mspan *object_at(struct m *m, uintptr_t p, const char *what, size_t *index)
 {
     struct mspan *s = heap_span_of(p);
-    CHECK(s != NULL, "%s of %p: not in the heap of loam (free it where it came from)", what, (void *)p);
+    CHECK(s != NULL, "%s of %p: not in the heap of loam (free it where it came from)", what,
+          (void *)p);
     *index = mspan_index(s, p);
     CHECK(*index < s->nelems && p == mspan_object(s, *index),
           "%s of %p: it points into the middle of the object at %p (of %zu bytes, type %s)", what,
           (void *)p, (void *)mspan_object(s, *index), s->elem_size, s->type->name);
     CHECK(bitmap_get(mspan_allocs(s), *index) && !in_unused_run(m, s, p),
-          "double free or %s of memory that is not allocated: %p (slot of %zu bytes, type %s)", what,
-          (void *)p, s->elem_size, s->type->name);
+          "double free or %s of memory that is not allocated: %p (slot of %zu bytes, type %s)",
+          what, (void *)p, s->elem_size, s->type->name);
     return s;
 }
 

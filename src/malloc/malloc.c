@@ -37,7 +37,8 @@ ALWAYS_INLINE bool run_take(struct run *r, uintptr_t *taken)
     p = size;
     __asm__ volatile("xaddq %0, %1" : "+r"(p), "+m"(r->ptr) : : "memory", "cc");
 #else
-    p = __atomic_fetch_add(&r->ptr, size, __ATOMIC_RELAXED); /* relaxed: against own handlers only */
+    p = __atomic_fetch_add(&r->ptr, size,
+                           __ATOMIC_RELAXED); /* relaxed: against own handlers only */
 #endif
     *taken = p;
     return likely(p + size <= end) && likely(*(volatile uintptr_t *)&r->end == end);
@@ -47,7 +48,8 @@ ALWAYS_INLINE bool run_take(struct run *r, uintptr_t *taken)
 
 static COLD void *out_of_memory(void)
 {
-    void (*fn)(void *) = load_acq(&malloc_oom_fn); /* acquire: pairs with the setter; arg is its own */
+    void (*fn)(void *) =
+        load_acq(&malloc_oom_fn); /* acquire: pairs with the setter; arg is its own */
     if (fn != NULL) {
         fn(load_rlx(&malloc_oom_arg));
     }

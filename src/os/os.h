@@ -100,7 +100,7 @@ int os_tgkill(int tid, int signo); /* 0, or an errno value (ESRCH: gone) */
 
 enum os_priority {
     OS_PRIORITY_NORMAL,
-    OS_PRIORITY_LOW,  /* a tenth of a processor that others want too, all of one that nobody wants */
+    OS_PRIORITY_LOW, /* a tenth of a processor that others want too, all of one that nobody wants */
     OS_PRIORITY_QUICK, /* normal, in short slices: runs soon when it wakes up (Linux 6.12) */
 };
 /* A library thread: all signals blocked, detached, small stack, named (15 bytes seen). 0 or an errno

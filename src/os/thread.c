@@ -162,7 +162,8 @@ void os_thread_set_priority(int tid, enum os_priority priority)
         attr.runtime = QUICK_SLICE_NS;
         (void)syscall(SYS_sched_setattr, tid, &attr, 0);
     } else {
-        (void)setpriority(PRIO_PROCESS, (id_t)tid, priority == OS_PRIORITY_LOW ? nice + LOW_NICE : nice);
+        (void)setpriority(PRIO_PROCESS, (id_t)tid,
+                          priority == OS_PRIORITY_LOW ? nice + LOW_NICE : nice);
     }
     errno = saved_errno;
 }

@@ -51,11 +51,12 @@ struct gcwork {
 /* A range that is searched with its thread's own stack: the contract's loam_stack. */
 struct loam_stack {
     uintptr_t start, limit;
-    void *const *top;       /* where the program keeps the live end; NULL: see live */
+    void *const *top;           /* where the program keeps the live end; NULL: see live */
     uintptr_t live, live_limit; /* used when top is NULL, or parked */
-    bool parked;            /* the program said what is live */
+    bool parked;                /* the program said what is live */
     _Atomic(struct m *) owner;  /* who scans it; NULL: its thread has ended */
-    struct loam_stack *next, *prev; /* world.stacks, under world.lock; records are reused, never freed */
+    struct loam_stack *next,
+        *prev; /* world.stacks, under world.lock; records are reused, never freed */
 };
 
 /* A thread's note of a stack that it may own; see gc/roots.c. */
@@ -68,32 +69,33 @@ struct stack_ref {
 struct m {
     struct mcache cache;
 
-    volatile int busy;         /* in library code that a handshake must not interrupt */
-    volatile int deep;         /* of these: sections that hold a lock or change the cache */
-    _Atomic uint32_t request;  /* handshake asked for; written by its poster */
-    _Atomic uint32_t ack;      /* handshake answered; also by who acts for the thread */
-    _Atomic uint32_t stop;     /* world_stop asks for it; written by the stopper */
-    _Atomic uint32_t state;    /* enum m_state; claimed and released by others too */
-    _Atomic bool signaled;     /* a signal of ours is on its way */
-    _Atomic uintptr_t ack_pc;  /* where the handler found the thread at its last answer */
-    struct m_context context;  /* valid while M_BLOCKED, M_CLAIMED, M_STOPPED */
+    volatile int busy;        /* in library code that a handshake must not interrupt */
+    volatile int deep;        /* of these: sections that hold a lock or change the cache */
+    _Atomic uint32_t request; /* handshake asked for; written by its poster */
+    _Atomic uint32_t ack;     /* handshake answered; also by who acts for the thread */
+    _Atomic uint32_t stop;    /* world_stop asks for it; written by the stopper */
+    _Atomic uint32_t state;   /* enum m_state; claimed and released by others too */
+    _Atomic bool signaled;    /* a signal of ours is on its way */
+    _Atomic uintptr_t ack_pc; /* where the handler found the thread at its last answer */
+    struct m_context context; /* valid while M_BLOCKED, M_CLAIMED, M_STOPPED */
     int blocking_depth;
+    int exit_rounds; /* of pthread_setspecific's destructors, as the thread ends */
 
     struct wbbuf wbbuf;
     struct gcwork work;
-    int64_t assist_debt; /* bytes of scan work owed; negative: credit */
+    int64_t assist_debt;   /* bytes of scan work owed; negative: credit */
     uint64_t stress_count; /* allocations since gcstress last started a cycle */
     uint64_t rng;
 
     int tid;
-    uintptr_t tp;              /* thread pointer, where its thread-local storage hangs */
+    uintptr_t tp; /* thread pointer, where its thread-local storage hangs */
     uintptr_t stack_low, stack_high;
     struct stack_ref *stacks;
 
-    struct m *next, *prev;     /* registry, under world.lock; free list */
+    struct m *next, *prev; /* registry, under world.lock; free list */
 
     /* Stretches in which the collector kept this thread from running; read by reporters. */
-    _Atomic uint64_t pause_max_ns;   /* in this cycle; taken and reset by the collector */
+    _Atomic uint64_t pause_max_ns; /* in this cycle; taken and reset by the collector */
     _Atomic uint64_t pause_total_ns;
     _Atomic uint64_t assist_ns;
 };

@@ -294,9 +294,18 @@ void m_detach(void)
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-static void on_thread_exit(void *m)
+#ifndef PTHREAD_DESTRUCTOR_ITERATIONS
+#define PTHREAD_DESTRUCTOR_ITERATIONS 4 /* POSIX asks for as many at least */
+#endif
+
+/* Destructors of keys made after ours come after this one: their values are roots until the last round.
+ * A thread that attaches in a late round never sees its own last: it is reaped. */
+static void on_thread_exit(void *arg)
 {
-    (void)m;
+    struct m *m = arg;
+    if (++m->exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS && pthread_setspecific(exit_key, m) == 0) {
+        return;
+    }
     m_detach();
 }
 
@@ -406,7 +415,8 @@ static bool claim(struct m *m, uint32_t *state)
 
 static void unclaim(struct m *m, uint32_t state)
 {
-    store_rel(&m->state, state); /* release: what was done in its name; pairs with m_exit_blocking */
+    store_rel(&m->state,
+              state); /* release: what was done in its name; pairs with m_exit_blocking */
     os_futex_wake(&m->state, 1);
 }
 
@@ -420,7 +430,8 @@ static void ask(uint32_t seq)
         if (load_acq(&m->ack) == seq || load_rlx(&m->request) != seq) {
             continue;
         }
-        if (claim(m, &state)) { /* a claimed m stays in the registry: no lock needed to act for it */
+        if (claim(m,
+                  &state)) { /* a claimed m stays in the registry: no lock needed to act for it */
             mutex_unlock(&world.lock);
             if (load_acq(&m->ack) != seq) {
                 world.fn(m, &m->context);
@@ -428,8 +439,7 @@ static void ask(uint32_t seq)
             }
             mutex_lock(&world.lock);
             unclaim(m, state);
-        } else if (m != m_self && load_rlx(&m->state) == M_RUNNING &&
-                   send_signal(m) == ESRCH) {
+        } else if (m != m_self && load_rlx(&m->state) == M_RUNNING && send_signal(m) == ESRCH) {
             dead = m;
         }
     }
@@ -689,7 +699,8 @@ static void fork_child(void)
     world.fork_child();
     for (struct m *m = world.ms; m != NULL;) {
         struct m *next = m->next;
-        if (m != self) { /* its thread does not exist here: what it cached returns, its stack is gone */
+        if (m !=
+            self) { /* its thread does not exist here: what it cached returns, its stack is gone */
             store_rlx(&m->ack, load_rlx(&m->request));
             unlink_m_locked(m);
             mcache_fini(&m->cache);
@@ -727,7 +738,9 @@ void world_check_signal(void)
 {
     bool changed = false;
     if (os_signal_install(world.signo, on_signal, &changed) == 0 && changed) {
-        warnf("the program replaced the handler of signal %d, which the collector uses; it is back, "
-              "and calls the program's (loam_set_signal chooses another)", world.signo);
+        warnf(
+            "the program replaced the handler of signal %d, which the collector uses; it is back, "
+            "and calls the program's (loam_set_signal chooses another)",
+            world.signo);
     }
 }

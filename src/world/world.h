@@ -22,23 +22,23 @@ struct world {
     struct mutex handshake_lock; /* one handshake at a time */
     handshake_fn *fn;            /* of the handshake in progress; read after m->request */
     _Atomic uint32_t seq;
-    _Atomic uint32_t remaining;  /* threads that have not yet answered */
+    _Atomic uint32_t remaining; /* threads that have not yet answered */
     uint64_t stores_generation;
 
-    struct mutex stop_lock;      /* one stop at a time; held while the world is stopped */
-    _Atomic uint32_t stopped;    /* ms that wait in a stop; futex */
-    struct m *stopper;           /* the m that stopped the world, or NULL */
+    struct mutex stop_lock;   /* one stop at a time; held while the world is stopped */
+    _Atomic uint32_t stopped; /* ms that wait in a stop; futex */
+    struct m *stopper;        /* the m that stopped the world, or NULL */
     _Atomic bool is_stopped;
 
-    struct mutex fork_lock; /* one fork at a time */
+    struct mutex fork_lock;      /* one fork at a time */
     _Atomic uint32_t lib_active; /* the library's own threads that run now */
     _Atomic uint32_t fork_pending;
 
     /* Hooks of the layers below, set once at start. */
-    void (*attach)(struct m *m);  /* under world.lock: take the present phase */
-    void (*detach)(struct m *m);  /* under world.lock: hand over what it holds */
-    void (*fork_child)(void);     /* in the child, single-threaded, other ms still listed */
-    void (*delay)(void);          /* gcstress: a random delay at a protocol point, or NULL */
+    void (*attach)(struct m *m); /* under world.lock: take the present phase */
+    void (*detach)(struct m *m); /* under world.lock: hand over what it holds */
+    void (*fork_child)(void);    /* in the child, single-threaded, other ms still listed */
+    void (*delay)(void);         /* gcstress: a random delay at a protocol point, or NULL */
 
     _Atomic uint64_t handshake_count;
     _Atomic uint64_t handshake_max_ns; /* longest from posting to the last answer, this cycle */

@@ -70,14 +70,16 @@ static void all_small_sizes(void)
 
 static void large_sizes(void)
 {
-    static const size_t sizes[] = {32760,         32767,     32768,          32769,           40960,
-                                   65535,         65536,     (1 << 20) - 1,  (1 << 20) + 1,   (4 << 20) + 8191,
-                                   (64 << 20) - 1, 64 << 20, (64 << 20) + 1, (100 << 20) + 7};
+    static const size_t sizes[] = {
+        32760,          32767,    32768,          32769,          40960,
+        65535,          65536,    (1 << 20) - 1,  (1 << 20) + 1,  (4 << 20) + 8191,
+        (64 << 20) - 1, 64 << 20, (64 << 20) + 1, (100 << 20) + 7};
     struct rng rng = rng_stream(2);
 
     for (size_t i = 0; i < COUNT_OF(sizes); i++) {
         for (size_t again = 0; again < 2; again++) {
-            unsigned char *p = (again + i) % 2 == 0 ? loam_alloc(sizes[i]) : loam_alloc_noscan(sizes[i]);
+            unsigned char *p = (again + i) % 2 == 0 ? loam_alloc(sizes[i])
+                                                    : loam_alloc_noscan(sizes[i]);
             check_block(p, sizes[i]);
             memset(p, 0x5A, loam_usable_size(p));
             for (int k = 0; k < 100; k++) {
@@ -137,8 +139,9 @@ static void blocks_are_disjoint(void)
     for (size_t i = 0; i < count; i++) {
         EXPECT_EQ(first_other(all[i].p, all[i].usable, all[i].fill), all[i].usable);
         if (i + 1 < count && all[i].usable > 0) {
-            EXPECT_MSG(all[i].p + all[i].usable <= all[i + 1].p, "block %p of %zu bytes overlaps block %p",
-                       (void *)all[i].p, all[i].usable, (void *)all[i + 1].p);
+            EXPECT_MSG(all[i].p + all[i].usable <= all[i + 1].p,
+                       "block %p of %zu bytes overlaps block %p", (void *)all[i].p, all[i].usable,
+                       (void *)all[i + 1].p);
         }
     }
     loam_keep_alive(held);

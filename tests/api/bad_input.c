@@ -39,8 +39,9 @@ static void check_heap_works(void)
 static void sizes_that_overflow(void)
 {
     /* volatile: the compiler must not know, or it warns */
-    static volatile size_t sizes[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 15, SIZE_MAX - 8191, SIZE_MAX / 2 + 1,
-                                      SIZE_MAX / 2, (size_t)1 << 62, (size_t)1 << 48};
+    static volatile size_t sizes[] = {SIZE_MAX,        SIZE_MAX - 1,     SIZE_MAX - 15,
+                                      SIZE_MAX - 8191, SIZE_MAX / 2 + 1, SIZE_MAX / 2,
+                                      (size_t)1 << 62, (size_t)1 << 48};
     for (size_t i = 0; i < COUNT_OF(sizes); i++) {
         EXPECT_ERRNO(loam_alloc(sizes[i]), NULL, ENOMEM);
         EXPECT_ERRNO(loam_alloc_noscan(sizes[i]), NULL, ENOMEM);
@@ -51,15 +52,19 @@ static void sizes_that_overflow(void)
         EXPECT_ERRNO(LOAM_NEW_FLEX(row, sizes[i]), NULL, ENOMEM);
     }
     /* counts whose product wraps to something small */
-    static volatile size_t counts[] = {SIZE_MAX / 32 + 1, SIZE_MAX / 32 + 2, SIZE_MAX / 8 + 1, SIZE_MAX / 8 + 2,
-                                       SIZE_MAX / 16 + 1, SIZE_MAX / 2 + 2};
+    static volatile size_t counts[] = {SIZE_MAX / 32 + 1, SIZE_MAX / 32 + 2, SIZE_MAX / 8 + 1,
+                                       SIZE_MAX / 8 + 2,  SIZE_MAX / 16 + 1, SIZE_MAX / 2 + 2};
     for (size_t i = 0; i < COUNT_OF(counts); i++) {
         EXPECT_ERRNO(LOAM_NEW_ARRAY(node, counts[i]), NULL, ENOMEM);
-        EXPECT_ERRNO(LOAM_NEW_POINTERS(node, counts[i] > SIZE_MAX / 8 ? counts[i] : SIZE_MAX / 8 + counts[i]), NULL,
-                     ENOMEM);
-        EXPECT_ERRNO(LOAM_NEW_FLEX(row, counts[i] > SIZE_MAX / 8 ? counts[i] : SIZE_MAX / 8 + counts[i]), NULL, ENOMEM);
+        EXPECT_ERRNO(LOAM_NEW_POINTERS(node, counts[i] > SIZE_MAX / 8 ? counts[i]
+                                                                      : SIZE_MAX / 8 + counts[i]),
+                     NULL, ENOMEM);
+        EXPECT_ERRNO(
+            LOAM_NEW_FLEX(row, counts[i] > SIZE_MAX / 8 ? counts[i] : SIZE_MAX / 8 + counts[i]),
+            NULL, ENOMEM);
     }
-    EXPECT_ERRNO(LOAM_NEW_FLEX(row, SIZE_MAX / 8), NULL, ENOMEM); /* only with the head does it wrap */
+    EXPECT_ERRNO(LOAM_NEW_FLEX(row, SIZE_MAX / 8), NULL,
+                 ENOMEM); /* only with the head does it wrap */
     check_heap_works();
 }
 
@@ -142,7 +147,6 @@ static void settings_out_of_range(void)
     EXPECT_EQ(loam_set_min_heap(64 << 20), heap);
     EXPECT_EQ(loam_set_min_heap(-1), 64 << 20);
     EXPECT_EQ(loam_set_min_heap(heap), 64 << 20);
-
 }
 
 int main(int argc, char **argv)

@@ -43,7 +43,8 @@ static void collect_some(size_t times)
     for (size_t i = 0; i < times; i++) {
         uint64_t start = now_ns();
         loam_gc();
-        EXPECT_MSG(seconds_since(start) < 10, "a collection took %g s beside waiting threads", seconds_since(start));
+        EXPECT_MSG(seconds_since(start) < 10, "a collection took %g s beside waiting threads",
+                   seconds_since(start));
         for (uint64_t k = 0; k < 500; k++) {
             item_new(k);
         }
@@ -111,8 +112,9 @@ static void *hold_and_wait(void *arg)
 static void waiting_on_descriptors(void)
 {
     static const struct wait_kind kinds[] = {
-        {"read", wait_in_read, false}, {"read, said so", wait_in_read, true}, {"recv", wait_in_recv, false},
-        {"recv, said so", wait_in_recv, true}, {"nested", wait_nested, false}, {"nested twice", wait_nested, true},
+        {"read", wait_in_read, false},  {"read, said so", wait_in_read, true},
+        {"recv", wait_in_recv, false},  {"recv, said so", wait_in_recv, true},
+        {"nested", wait_nested, false}, {"nested twice", wait_nested, true},
     };
     enum { COUNT = COUNT_OF(kinds) };
     int pair[COUNT][2];

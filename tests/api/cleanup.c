@@ -109,7 +109,8 @@ static void each_runs_once_after_the_end(void)
             EXPECT_LE(atomic_load(&runs[i * EACH + k]), k < 1 + i % EACH ? 1u : 0u);
         }
         unsigned ran_before = atomic_load(&runs[i * EACH]);
-        EXPECT_MSG(ran_before == 0 || watch_is_dead(&batch, i), "object %zu is there and cleaned up", i);
+        EXPECT_MSG(ran_before == 0 || watch_is_dead(&batch, i),
+                   "object %zu is there and cleaned up", i);
     }
 }
 
@@ -243,7 +244,8 @@ static void build_words(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        EXPECT_NE(loam_add_cleanup(item_new(i), add_word, (void *)(uintptr_t)1), 0); /* any word may be an argument */
+        EXPECT_NE(loam_add_cleanup(item_new(i), add_word, (void *)(uintptr_t)1),
+                  0); /* any word may be an argument */
     }
 }
 

@@ -34,7 +34,8 @@ static void item_check(const item *it)
 
 enum { ROOM = 4096 };
 
-static void expect_same(const unsigned char *got, const unsigned char *want, size_t bytes, const char *what)
+static void expect_same(const unsigned char *got, const unsigned char *want, size_t bytes,
+                        const char *what)
 {
     for (size_t i = 0; i < bytes; i++) {
         if (got[i] != want[i]) {
@@ -47,7 +48,8 @@ static void bytes_as_memmove(void)
 {
     struct rng rng = rng_stream(1);
     unsigned char want[ROOM];
-    unsigned char *memory[4] = {loam_alloc(ROOM), loam_alloc_noscan(ROOM), malloc(ROOM), loam_alloc(ROOM)};
+    unsigned char *memory[4] = {loam_alloc(ROOM), loam_alloc_noscan(ROOM), malloc(ROOM),
+                                loam_alloc(ROOM)};
     size_t rounds = test_scaled(40000);
 
     for (size_t i = 0; i < rounds; i++) {

@@ -90,7 +90,8 @@ static NOINLINE tree *grow(struct coroutine *co, unsigned levels)
 
 static void coroutine_main(unsigned high, unsigned low)
 {
-    struct coroutine *co = (struct coroutine *)((uintptr_t)high << 32 | low); /* NOLINT: makecontext takes ints */
+    struct coroutine *co = (struct coroutine *)((uintptr_t)high << 32 |
+                                                low); /* NOLINT: makecontext takes ints */
     tree *kept = NULL;
     while (!co->done) {
         tree *t = grow(co, 5);
@@ -105,7 +106,8 @@ static void coroutine_main(unsigned high, unsigned low)
 
 static struct coroutine *coroutine_new(uint64_t number, bool tell_live)
 {
-    char *memory = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *memory = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                        0);
     EXPECT_PTR_NE(memory, MAP_FAILED);
     size_t head = (sizeof(struct coroutine) + 63) / 64 * 64;
     struct coroutine *co = (struct coroutine *)(void *)(memory + STACK_BYTES - head);
@@ -120,7 +122,8 @@ static struct coroutine *coroutine_new(uint64_t number, bool tell_live)
     co->self.uc_stack.ss_size = STACK_BYTES - head;
     co->self.uc_link = NULL;
     uintptr_t bits = (uintptr_t)co;
-    makecontext(&co->self, (void (*)(void))coroutine_main, 2, (unsigned)(bits >> 32), (unsigned)bits);
+    makecontext(&co->self, (void (*)(void))coroutine_main, 2, (unsigned)(bits >> 32),
+                (unsigned)bits);
     return co;
 }
 
@@ -139,7 +142,8 @@ static NOINLINE void coroutine_resume(struct coroutine *co)
     co->caller = &here;
     EXPECT_EQ(swapcontext(&here, &co->self), 0);
     if (co->tell_live) {
-        EXPECT_EQ(loam_stack_set(co->stack, co->sp, (size_t)(co->memory + STACK_BYTES - co->sp)), 0);
+        EXPECT_EQ(loam_stack_set(co->stack, co->sp, (size_t)(co->memory + STACK_BYTES - co->sp)),
+                  0);
     }
 }
 
@@ -166,7 +170,8 @@ static void run_on_this_thread(bool tell_live)
     }
     tree *mine = tree_leaf(); /* held by this thread's own stack alone */
     uint64_t start = now_ns();
-    for (size_t n = 0; seconds_since(start) < (double)test_number("seconds", 1) * 0.7 || turns == 0; n++) {
+    for (size_t n = 0; seconds_since(start) < (double)test_number("seconds", 1) * 0.7 || turns == 0;
+         n++) {
         coroutine_resume(co[rng_below(&rng, COROUTINES)]);
         EXPECT_EQ(tree_check(mine), 1);
         if (n % 100 == 0) {
@@ -202,7 +207,8 @@ static void while_another_thread_collects(void)
 /* While a coroutine runs and collects, what the thread's own stack holds stays. */
 static void collecting_main(unsigned high, unsigned low)
 {
-    struct coroutine *co = (struct coroutine *)((uintptr_t)high << 32 | low); /* NOLINT: makecontext takes ints */
+    struct coroutine *co = (struct coroutine *)((uintptr_t)high << 32 |
+                                                low); /* NOLINT: makecontext takes ints */
     for (;;) {
         tree *local = tree_leaf();
         for (int i = 0; i < 3; i++) {
@@ -232,7 +238,8 @@ static void the_threads_own_stack_stays(void)
 {
     struct coroutine *co = coroutine_new(7, false);
     uintptr_t bits = (uintptr_t)co;
-    makecontext(&co->self, (void (*)(void))collecting_main, 2, (unsigned)(bits >> 32), (unsigned)bits);
+    makecontext(&co->self, (void (*)(void))collecting_main, 2, (unsigned)(bits >> 32),
+                (unsigned)bits);
     for (size_t levels = 0; levels < 200; levels += 20) {
         EXPECT_EQ(hold_in_frames(co, levels), levels + 1);
     }

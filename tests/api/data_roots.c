@@ -193,10 +193,11 @@ static void thread_locals_of_a_library(void)
 
 /* ---- a type that a library declares ---- */
 
-static const char type_source[] = "#include <loam.h>\n"
-                                  "typedef struct cell { void *a; unsigned long number; void *b; } cell;\n"
-                                  "LOAM_TYPE(cell, a, b);\n"
-                                  "const loam_type *cell_type(void) { return LOAM_TYPEOF(cell); }\n";
+static const char type_source[] =
+    "#include <loam.h>\n"
+    "typedef struct cell { void *a; unsigned long number; void *b; } cell;\n"
+    "LOAM_TYPE(cell, a, b);\n"
+    "const loam_type *cell_type(void) { return LOAM_TYPEOF(cell); }\n";
 
 typedef struct cell {
     void *a;

@@ -137,7 +137,8 @@ static void what_can_be_parsed(void)
         {"GOMAXPROCS=1", "procs=", 1},
         {"GOMAXPROCS=3", "procs=", 3},
         {"GODEBUG=", "percent=", 100},
-        {"GODEBUG=gctrace=0,gcpacertrace=0,scavtrace=0,gccheckmark=0,gcstoptheworld=0,gcstress=0,clobberfree=0,"
+        {"GODEBUG=gctrace=0,gcpacertrace=0,scavtrace=0,gccheckmark=0,gcstoptheworld=0,gcstress=0,"
+         "clobberfree=0,"
          "madvdontneed=1",
          "percent=", 100},
         {"GODEBUG=clobberfree=1", "percent=", 100},
@@ -150,7 +151,8 @@ static void what_can_be_parsed(void)
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         run(&c, "settings", cases[i].setting);
         EXPECT_MSG(lines(c.text) == 1, "with %s it said: %s", cases[i].setting, c.text);
-        EXPECT_MSG(number_after(c.text, cases[i].key) == cases[i].value, "with %s it said: %s", cases[i].setting, c.text);
+        EXPECT_MSG(number_after(c.text, cases[i].key) == cases[i].value, "with %s it said: %s",
+                   cases[i].setting, c.text);
     }
     run(&c, "settings", "GOGC=off");
     EXPECT_EQ(lines(c.text), 1);
@@ -160,9 +162,16 @@ static void what_can_be_parsed(void)
 static void what_cannot_be_parsed(void)
 {
     static const char *const settings[] = {
-        "GOGC=banana",          "GOGC=10%",          "GOGC= 10",           "GOGC=99999999999999999999",
-        "GOGC=0x10",            "GOGC=1e3",          "GOMAXPROCS=many",
-        "GODEBUG=gctrace=yes",  "GODEBUG=clobberfree=", "GODEBUG=gccheckmark",
+        "GOGC=banana",
+        "GOGC=10%",
+        "GOGC= 10",
+        "GOGC=99999999999999999999",
+        "GOGC=0x10",
+        "GOGC=1e3",
+        "GOMAXPROCS=many",
+        "GODEBUG=gctrace=yes",
+        "GODEBUG=clobberfree=",
+        "GODEBUG=gccheckmark",
     };
     struct child c;
     for (size_t i = 0; i < COUNT_OF(settings); i++) {
@@ -170,10 +179,12 @@ static void what_cannot_be_parsed(void)
         const char *value = strchr(settings[i], '=') + 1;
         snprintf(name, sizeof name, "%.*s", (int)(value - 1 - settings[i]), settings[i]);
         run(&c, "settings", settings[i]);
-        EXPECT_MSG(strstr(c.text, name) != NULL && lines(c.text) >= 2, "%s was not named on stderr; it said: %s",
+        EXPECT_MSG(strstr(c.text, name) != NULL && lines(c.text) >= 2,
+                   "%s was not named on stderr; it said: %s", settings[i], c.text);
+        EXPECT_MSG(number_after(c.text, "percent=") == 100, "%s was not ignored; it said: %s",
                    settings[i], c.text);
-        EXPECT_MSG(number_after(c.text, "percent=") == 100, "%s was not ignored; it said: %s", settings[i], c.text);
-        EXPECT_MSG(number_after(c.text, "procs=") >= 1, "%s was not ignored; it said: %s", settings[i], c.text);
+        EXPECT_MSG(number_after(c.text, "procs=") >= 1, "%s was not ignored; it said: %s",
+                   settings[i], c.text);
     }
 }
 

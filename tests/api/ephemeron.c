@@ -91,7 +91,8 @@ static NOINLINE size_t values_gone(void)
         if (value != NULL) {
             item_check(value);
         }
-        EXPECT_MSG(!key_dead || loam_ephemeron_value(table[i]) == NULL, "pair %zu: the key is gone, the value is not", i);
+        EXPECT_MSG(!key_dead || loam_ephemeron_value(table[i]) == NULL,
+                   "pair %zu: the key is gone, the value is not", i);
         gone += value == NULL ? 1 : 0;
     }
     return gone;
@@ -239,11 +240,13 @@ static void long_chains(void)
     double backward = run_chain(&chain);
     rng_shuffle(&rng, order, count);
     double random = run_chain(&chain);
-    printf("  %zu links: forward %.3f s, backward %.3f s, random %.3f s\n", count, forward, backward, random);
+    printf("  %zu links: forward %.3f s, backward %.3f s, random %.3f s\n", count, forward,
+           backward, random);
     double best = forward < backward ? forward : backward;
     best = random < best ? random : best;
     EXPECT_MSG(forward < 20 * best + 0.5, "forward took %g s, the best order %g s", forward, best);
-    EXPECT_MSG(backward < 20 * best + 0.5, "backward took %g s, the best order %g s", backward, best);
+    EXPECT_MSG(backward < 20 * best + 0.5, "backward took %g s, the best order %g s", backward,
+               best);
     EXPECT_MSG(random < 20 * best + 0.5, "random took %g s, the best order %g s", random, best);
     EXPECT_LE(chains_kept, 1);
     EXPECT_MSG(best < 5, "the best order took %g s", best);
@@ -336,13 +339,15 @@ static void *use_table(void *arg)
             EXPECT_NOT_NULL(pairs[i]);
             LOAM_SET(shared[rng_below(&me->rng, COUNT_OF(shared))], pairs[i]);
         } else {
-            item *value = loam_ephemeron_value(pairs[i]); /* its key is held here: it must be there */
+            item *value =
+                loam_ephemeron_value(pairs[i]); /* its key is held here: it must be there */
             EXPECT_NOT_NULL(value);
             item_check(value);
             EXPECT_EQ(value->id, mine[i]->id + 1);
             EXPECT_PTR_EQ(value->next, mine[i]);
         }
-        loam_ephemeron *e = atomic_load_explicit(&shared[rng_below(&me->rng, COUNT_OF(shared))], memory_order_acquire);
+        loam_ephemeron *e = atomic_load_explicit(&shared[rng_below(&me->rng, COUNT_OF(shared))],
+                                                 memory_order_acquire);
         item *value = e != NULL ? loam_ephemeron_value(e) : NULL;
         if (value != NULL) { /* somebody's: while it is held here, so is its key */
             item_check(value);

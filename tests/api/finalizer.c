@@ -154,8 +154,8 @@ static void note_time(void *obj, void *arg)
     for (item *owned = it->next; owned != NULL; owned = owned->next) {
         level++;
         item_check(owned);
-        EXPECT_MSG(atomic_load(&ran_at[level][it->id]) == 0, "%" PRIu64 ": the owned of level %zu ran first", it->id,
-                   level);
+        EXPECT_MSG(atomic_load(&ran_at[level][it->id]) == 0,
+                   "%" PRIu64 ": the owned of level %zu ran first", it->id, level);
     }
     atomic_fetch_add(&total, 1);
 }
@@ -264,7 +264,8 @@ static NOINLINE void check_back(bool rearm)
             EXPECT(watch_is_dead(&before, i)); /* and stay so */
             EXPECT(!watch_is_dead(&after, i));
             if (rearm) {
-                EXPECT_EQ(loam_set_finalizer(back[i], count_run, NULL), 0); /* it has run: another may be set */
+                EXPECT_EQ(loam_set_finalizer(back[i], count_run, NULL),
+                          0); /* it has run: another may be set */
             }
         }
     }

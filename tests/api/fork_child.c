@@ -66,7 +66,8 @@ static void wait_for_child(pid_t pid)
         sleep_us(200);
     }
     EXPECT_EQ(got, pid);
-    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x", (unsigned)status);
+    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x",
+               (unsigned)status);
 }
 
 static void *short_thread(void *arg)

@@ -69,10 +69,10 @@ static void child_small_integer(void)
 }
 
 static const struct child_case children[] = {
-    {"double", child_double},   {"double_large", child_double_large},
+    {"double", child_double},     {"double_large", child_double_large},
     {"interior", child_interior}, {"interior_large", child_interior_large},
-    {"stack", child_stack},     {"static", child_static},
-    {"malloc", child_malloc},   {"small_integer", child_small_integer},
+    {"stack", child_stack},       {"static", child_static},
+    {"malloc", child_malloc},     {"small_integer", child_small_integer},
 };
 
 static void what_is_no_object_aborts(void)
@@ -80,8 +80,8 @@ static void what_is_no_object_aborts(void)
     struct child c;
     for (size_t i = 0; i < COUNT_OF(children); i++) {
         child_run(&c, children[i].name, NULL, 20);
-        EXPECT_MSG(child_aborted(&c), "case %s: expected SIGABRT, got status %#x; it said: %s", children[i].name,
-                   (unsigned)c.status, c.text);
+        EXPECT_MSG(child_aborted(&c), "case %s: expected SIGABRT, got status %#x; it said: %s",
+                   children[i].name, (unsigned)c.status, c.text);
         EXPECT_CONTAINS(c.text, "free");
     }
 }
@@ -114,8 +114,9 @@ static void memory_is_used_again(void)
             loam_free(p);
         }
         loam_read_memstats(&after);
-        EXPECT_MSG(after.heap_inuse < before.heap_inuse + (8u << 20), "%zu blocks of %zu bytes: %" PRIu64 " more in use",
-                   rounds, sizes[s], after.heap_inuse - before.heap_inuse);
+        EXPECT_MSG(after.heap_inuse < before.heap_inuse + (8u << 20),
+                   "%zu blocks of %zu bytes: %" PRIu64 " more in use", rounds, sizes[s],
+                   after.heap_inuse - before.heap_inuse);
     }
     loam_set_gc_percent(percent);
 }

@@ -23,8 +23,8 @@ static void check_sums(const loam_memstats *m)
     EXPECT_LE(m->mspan_inuse, m->mspan_sys);
     EXPECT_LE(m->mcache_inuse, m->mcache_sys);
     EXPECT_LE(m->stack_inuse, m->stack_sys);
-    EXPECT_EQ(m->sys, m->heap_sys + m->stack_sys + m->mspan_sys + m->mcache_sys + m->buck_hash_sys + m->gc_sys +
-                          m->other_sys);
+    EXPECT_EQ(m->sys, m->heap_sys + m->stack_sys + m->mspan_sys + m->mcache_sys + m->buck_hash_sys +
+                          m->gc_sys + m->other_sys);
     EXPECT_EQ(m->lookups, 0);
     EXPECT_LE(m->num_forced_gc, m->num_gc);
     EXPECT(m->enable_gc);
@@ -60,11 +60,12 @@ static void check_growth(const loam_memstats *a, const loam_memstats *b)
 static void size_classes(void)
 {
     static const uint64_t sizes[68] = {
-        0,    8,    16,   24,   32,   48,    64,    80,    96,    112,   128,   144,   160,   176,   192,   208,   224,
-        240,  256,  288,  320,  352,  384,   416,   448,   480,   512,   576,   640,   704,   768,   896,   1024,  1152,
-        1280, 1408, 1536, 1792, 2048, 2304,  2688,  3072,  3200,  3456,  4096,  4864,  5376,  6144,  6528,  6784,  6912,
-        8192, 9472, 9728, 10240, 10880, 12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672,
-        32768};
+        0,     8,     16,    24,    32,    48,    64,    80,    96,    112,   128,   144,
+        160,   176,   192,   208,   224,   240,   256,   288,   320,   352,   384,   416,
+        448,   480,   512,   576,   640,   704,   768,   896,   1024,  1152,  1280,  1408,
+        1536,  1792,  2048,  2304,  2688,  3072,  3200,  3456,  4096,  4864,  5376,  6144,
+        6528,  6784,  6912,  8192,  9472,  9728,  10240, 10880, 12288, 13568, 14336, 16384,
+        18432, 19072, 20480, 21760, 24576, 27264, 28672, 32768};
     loam_memstats m;
     loam_read_memstats(&m);
     for (size_t i = 0; i < COUNT_OF(sizes); i++) {
@@ -86,7 +87,8 @@ static void allocations_are_counted(void)
         uint64_t bytes = 0;
         loam_read_memstats(&before);
         for (size_t i = 0; i < count; i++) {
-            bytes += loam_usable_size(i % 2 == 0 ? loam_alloc(sizes[s]) : loam_alloc_noscan(sizes[s]));
+            bytes += loam_usable_size(i % 2 == 0 ? loam_alloc(sizes[s])
+                                                 : loam_alloc_noscan(sizes[s]));
         }
         loam_read_memstats(&after);
         check_sums(&after);
@@ -100,7 +102,8 @@ static void allocations_are_counted(void)
         uint64_t in_class = 0;
         for (size_t i = 1; i < COUNT_OF(after.by_size); i++) {
             uint64_t more = after.by_size[i].mallocs - before.by_size[i].mallocs;
-            EXPECT(more == 0 || (after.by_size[i].size >= sizes[s] && after.by_size[i - 1].size < sizes[s]));
+            EXPECT(more == 0 ||
+                   (after.by_size[i].size >= sizes[s] && after.by_size[i - 1].size < sizes[s]));
             in_class += more;
         }
         EXPECT_EQ(in_class, sizes[s] <= 32768 ? count : 0);
@@ -240,12 +243,15 @@ static void threads_are_counted(void)
         loam_read_memstats(&now);
         check_sums(&now);
         EXPECT_GE(now.mallocs - before.mallocs, THREADS * EACH);
-        EXPECT_LE(now.mallocs - before.mallocs, THREADS * EACH + 1000); /* the library may need a few objects itself */
+        EXPECT_LE(now.mallocs - before.mallocs,
+                  THREADS * EACH + 1000); /* the library may need a few objects itself */
         EXPECT_GE(now.total_alloc - before.total_alloc, (uint64_t)THREADS * EACH * 64);
         EXPECT_LE(now.total_alloc - before.total_alloc, (uint64_t)THREADS * EACH * 64 + 1000000);
         uint64_t in_class = 0;
         for (size_t i = 1; i < COUNT_OF(now.by_size); i++) {
-            in_class += now.by_size[i].size == 64 ? now.by_size[i].mallocs - before.by_size[i].mallocs : 0;
+            in_class += now.by_size[i].size == 64
+                            ? now.by_size[i].mallocs - before.by_size[i].mallocs
+                            : 0;
         }
         EXPECT_GE(in_class, THREADS * EACH);
     }

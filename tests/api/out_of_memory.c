@@ -59,7 +59,8 @@ static NOINLINE size_t fill_heap(size_t each)
         LOAM_SET(b->next, blocks);
         LOAM_SET(blocks, b);
         total += each;
-        EXPECT_MSG(total < (size_t)LIMIT_MIB << 20, "%zu bytes under a limit of %d MiB", total, LIMIT_MIB);
+        EXPECT_MSG(total < (size_t)LIMIT_MIB << 20, "%zu bytes under a limit of %d MiB", total,
+                   LIMIT_MIB);
     }
 }
 
@@ -202,8 +203,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < COUNT_OF(children); i++) {
         struct child c;
         child_run(&c, children[i].name, NULL, 60);
-        EXPECT_MSG(child_exited(&c, 0), "case %s ended with status %#x%s; it said: %s", children[i].name,
-                   (unsigned)c.status, c.timed_out ? " (timed out)" : "", c.text);
+        EXPECT_MSG(child_exited(&c, 0), "case %s ended with status %#x%s; it said: %s",
+                   children[i].name, (unsigned)c.status, c.timed_out ? " (timed out)" : "", c.text);
         printf("ok %s\n", children[i].name);
     }
     return test_end();

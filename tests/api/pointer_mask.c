@@ -290,8 +290,9 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < 2 * COUNT_OF(children); i++) {
         struct child c;
         child_run(&c, children[i / 2].name, i % 2 == 0 ? NULL : clobber, 60);
-        EXPECT_MSG(child_exited(&c, 0), "case %s%s ended with status %#x%s; it said: %s", children[i / 2].name,
-                   i % 2 == 0 ? "" : " with clobberfree", (unsigned)c.status, c.timed_out ? " (timed out)" : "", c.text);
+        EXPECT_MSG(child_exited(&c, 0), "case %s%s ended with status %#x%s; it said: %s",
+                   children[i / 2].name, i % 2 == 0 ? "" : " with clobberfree", (unsigned)c.status,
+                   c.timed_out ? " (timed out)" : "", c.text);
         printf("ok %s\n", children[i / 2].name);
     }
     return test_end();

@@ -141,7 +141,8 @@ static void ten_thousand(void)
     EXPECT_MSG(dead * 100 >= removed * 95, "%zu of %zu died", dead, removed);
     check_added(ranges);
     for (size_t i = 0; i < RANGES; i++) {
-        EXPECT_EQ(loam_remove_roots(ranges[i].slot, sizeof ranges[i].slot), ranges[i].added ? 0 : -1);
+        EXPECT_EQ(loam_remove_roots(ranges[i].slot, sizeof ranges[i].slot),
+                  ranges[i].added ? 0 : -1);
     }
     EXPECT_MOST_DIE(&batch);
     free(ranges);

@@ -201,7 +201,8 @@ static void by_timer_on_an_alternate_stack(void)
     EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &set, &old), 0); /* the others take them */
     struct itimerspec spec = {{0, 1000000}, {0, 1000000}};
     EXPECT_EQ(timer_settime(timer, 0, &spec, NULL), 0);
-    for (uint64_t start = now_ns(); seconds_since(start) < (double)test_number("seconds", 1) * 0.7;) {
+    for (uint64_t start = now_ns();
+         seconds_since(start) < (double)test_number("seconds", 1) * 0.7;) {
         loam_gc();
     }
     EXPECT_EQ(timer_delete(timer), 0);

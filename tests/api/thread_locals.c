@@ -20,8 +20,8 @@ LOAM_TYPE(item, next);
 
 enum { SLOTS = 300, KEYS = 100, EACH = SLOTS + KEYS };
 
-static __thread item *slots[SLOTS];              /* .tbss */
-static __thread item *initialised = (item *)8;   /* .tdata */
+static __thread item *slots[SLOTS];            /* .tbss */
+static __thread item *initialised = (item *)8; /* .tdata */
 static __thread char large[100000];
 static __thread item *behind_large;
 static pthread_key_t keys[KEYS];

@@ -250,7 +250,8 @@ static void computing_threads_hold_nothing_up(void)
     for (int i = 0; i < 20; i++) {
         uint64_t start = now_ns();
         loam_gc();
-        EXPECT_MSG(seconds_since(start) < 10, "a collection took %g s beside computing threads", seconds_since(start));
+        EXPECT_MSG(seconds_since(start) < 10, "a collection took %g s beside computing threads",
+                   seconds_since(start));
         for (uint64_t k = 0; k < 1000; k++) {
             item_new(k, NULL);
         }

@@ -41,29 +41,30 @@ static void note_unlisted(void *object)
     watch_set(&unlisted, unlisted_used++, object);
 }
 
-#define PUT_LISTED(lvalue)                                                                                             \
-    do {                                                                                                               \
-        leaf *leaf_ = leaf_new(listed_used);                                                                           \
-        note_listed(leaf_);                                                                                            \
-        LOAM_SET(lvalue, leaf_);                                                                                       \
+#define PUT_LISTED(lvalue)                   \
+    do {                                     \
+        leaf *leaf_ = leaf_new(listed_used); \
+        note_listed(leaf_);                  \
+        LOAM_SET(lvalue, leaf_);             \
     } while (0)
 
-#define PUT_WORD_LISTED(lvalue, tag)                                                                                   \
-    do {                                                                                                               \
-        leaf *leaf_ = leaf_new(listed_used);                                                                           \
-        note_listed(leaf_);                                                                                            \
-        LOAM_SET(lvalue, (uintptr_t)leaf_ | (tag));                                                                    \
+#define PUT_WORD_LISTED(lvalue, tag)                \
+    do {                                            \
+        leaf *leaf_ = leaf_new(listed_used);        \
+        note_listed(leaf_);                         \
+        LOAM_SET(lvalue, (uintptr_t)leaf_ | (tag)); \
     } while (0)
 
-#define PUT_UNLISTED(lvalue)                                                                                           \
-    do {                                                                                                               \
-        leaf *leaf_ = leaf_new(unlisted_used);                                                                         \
-        note_unlisted(leaf_);                                                                                          \
-        (lvalue) = (uintptr_t)leaf_;                                                                                   \
+#define PUT_UNLISTED(lvalue)                   \
+    do {                                       \
+        leaf *leaf_ = leaf_new(unlisted_used); \
+        note_unlisted(leaf_);                  \
+        (lvalue) = (uintptr_t)leaf_;           \
     } while (0)
 
 /* Build below, collect, and compare; at last drop the holders, and the listed ones go too. */
-static void check_case(size_t holder_count, size_t listed_per, size_t unlisted_per, void (*build)(void *))
+static void check_case(size_t holder_count, size_t listed_per, size_t unlisted_per,
+                       void (*build)(void *))
 {
     watch_init(&listed, holder_count * listed_per);
     watch_init(&unlisted, holder_count * unlisted_per);
@@ -139,7 +140,8 @@ static void integers_in_listed_words(void)
     for (size_t i = 0; i < 3000; i++) {
         s[i].either.word = (uintptr_t)s + (uintptr_t)(rng_next(&rng) >> rng_between(&rng, 0, 63));
         s[i].tagged = (uintptr_t)rng_next(&rng);
-        s[i].both.x = (leaf *)(uintptr_t)rng_between(&rng, 1, 1 << 20); /* never dereferenced, and no heap address */
+        s[i].both.x = (leaf *)(uintptr_t)rng_between(
+            &rng, 1, 1 << 20); /* never dereferenced, and no heap address */
     }
     loam_gc();
     loam_gc();
@@ -233,15 +235,20 @@ static void flexible_tails_of_bytes(void)
 }
 
 typedef struct wide {
-    leaf *f01, *f02, *f03, *f04, *f05, *f06, *f07, *f08, *f09, *f10, *f11, *f12, *f13, *f14, *f15, *f16;
+    leaf *f01, *f02, *f03, *f04, *f05, *f06, *f07, *f08, *f09, *f10, *f11, *f12, *f13, *f14, *f15,
+        *f16;
     uint64_t secret;
-    leaf *f17, *f18, *f19, *f20, *f21, *f22, *f23, *f24, *f25, *f26, *f27, *f28, *f29, *f30, *f31, *f32;
-    leaf *f33, *f34, *f35, *f36, *f37, *f38, *f39, *f40, *f41, *f42, *f43, *f44, *f45, *f46, *f47, *f48;
-    leaf *f49, *f50, *f51, *f52, *f53, *f54, *f55, *f56, *f57, *f58, *f59, *f60, *f61, *f62, *f63, *f64;
+    leaf *f17, *f18, *f19, *f20, *f21, *f22, *f23, *f24, *f25, *f26, *f27, *f28, *f29, *f30, *f31,
+        *f32;
+    leaf *f33, *f34, *f35, *f36, *f37, *f38, *f39, *f40, *f41, *f42, *f43, *f44, *f45, *f46, *f47,
+        *f48;
+    leaf *f49, *f50, *f51, *f52, *f53, *f54, *f55, *f56, *f57, *f58, *f59, *f60, *f61, *f62, *f63,
+        *f64;
 } wide;
-LOAM_TYPE(wide, f01, f02, f03, f04, f05, f06, f07, f08, f09, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20, f21,
-          f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38, f39, f40, f41, f42, f43,
-          f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55, f56, f57, f58, f59, f60, f61, f62, f63, f64);
+LOAM_TYPE(wide, f01, f02, f03, f04, f05, f06, f07, f08, f09, f10, f11, f12, f13, f14, f15, f16, f17,
+          f18, f19, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35,
+          f36, f37, f38, f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53,
+          f54, f55, f56, f57, f58, f59, f60, f61, f62, f63, f64);
 
 static void build_wide(void *arg)
 {
@@ -442,7 +449,8 @@ static void build_interior(void *arg)
     for (size_t i = 0; i < *(size_t *)arg; i++) {
         char **two = LOAM_NEW_POINTERS(char, 3);
         LOAM_SET(holders[i], (void *)two);
-        for (int k = 0; k < EVERY; k++) { /* neighbours, so that the slot behind is seldom watched too */
+        for (int k = 0; k < EVERY;
+             k++) { /* neighbours, so that the slot behind is seldom watched too */
             char *p = loam_alloc_noscan(48);
             if (k == EVERY / 2) {
                 note_unlisted(p);

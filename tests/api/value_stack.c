@@ -52,7 +52,8 @@ struct machine {
 
 static void machine_init(struct machine *vm, size_t room, bool with_top)
 {
-    vm->slots = mmap(NULL, room * sizeof *vm->slots, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    vm->slots = mmap(NULL, room * sizeof *vm->slots, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     EXPECT_PTR_NE(vm->slots, MAP_FAILED);
     vm->room = room;
     vm->top = vm->slots;
@@ -259,7 +260,8 @@ static size_t unpark(struct rng *rng)
         bool got = !parking->taken[i];
         if (got) {
             parking->taken[i] = true;
-            EXPECT_EQ(loam_stack_set(parking->vm[i].stack, NULL, 0), 0); /* mine, and `top` counts again */
+            EXPECT_EQ(loam_stack_set(parking->vm[i].stack, NULL, 0),
+                      0); /* mine, and `top` counts again */
         }
         pthread_mutex_unlock(&parking->lock);
         if (got) {

@@ -48,8 +48,10 @@ static void item_check(const item *it, uint64_t id)
 /* Places are spread over the array, so that two items never share one: item i has the residue i. */
 static size_t random_place(struct rng *rng, size_t i)
 {
-    size_t rows = words / USED < 64 ? words / USED : 64; /* few pages, so that the array stays sparse */
-    return rng_below(rng, rows) * (words / rows) + i * (words / rows / USED > 0 ? words / rows / USED : 1);
+    size_t rows = words / USED < 64 ? words / USED
+                                    : 64; /* few pages, so that the array stays sparse */
+    return rng_below(rng, rows) * (words / rows) +
+           i * (words / rows / USED > 0 ? words / rows / USED : 1);
 }
 
 static void note_longest(uint64_t ns)
@@ -143,10 +145,11 @@ int main(int argc, char **argv)
     check_all();
     check_bases();
     loam_read_memstats(&m);
-    printf("%u cycles of %.2f s, %" PRIu64 " moves, the longest %.3f s\n", cycles, each, atomic_load(&moves),
-           (double)atomic_load(&longest_ns) * 1e-9);
+    printf("%u cycles of %.2f s, %" PRIu64 " moves, the longest %.3f s\n", cycles, each,
+           atomic_load(&moves), (double)atomic_load(&longest_ns) * 1e-9);
     if (!test_godebug("gcstoptheworld")) {
-        EXPECT_MSG((double)atomic_load(&longest_ns) * 1e-9 < 0.5 + each * 0.75, "a move waited %.3f s, a cycle takes %.3f s",
+        EXPECT_MSG((double)atomic_load(&longest_ns) * 1e-9 < 0.5 + each * 0.75,
+                   "a move waited %.3f s, a cycle takes %.3f s",
                    (double)atomic_load(&longest_ns) * 1e-9, each);
     }
     LOAM_SET(array, NULL);

@@ -103,17 +103,19 @@ int main(int argc, char **argv)
     double collected = collect();
     start = now_ns();
     EXPECT_EQ(walk(count - 1), count);
-    printf("%" PRIu64 " elements built in %.2f s, collected in %.2f s, walked in %.2f s\n", count, built, collected,
-           seconds_since(start));
+    printf("%" PRIu64 " elements built in %.2f s, collected in %.2f s, walked in %.2f s\n", count,
+           built, collected, seconds_since(start));
     EXPECT_GE(objects_there(), count);
     collected = collect();
     EXPECT_EQ(walk(count - 1), count);
 
     cut_at(count / 2);
-    EXPECT_MSG(shrinks_to(count / 2 + count / 20), "after the cut %" PRIu64 " objects are there", objects_there());
+    EXPECT_MSG(shrinks_to(count / 2 + count / 20), "after the cut %" PRIu64 " objects are there",
+               objects_there());
     EXPECT_EQ(walk(count - 1), count / 2);
     LOAM_SET(list, NULL);
-    EXPECT_MSG(shrinks_to(count / 20), "after the end %" PRIu64 " objects are there", objects_there());
+    EXPECT_MSG(shrinks_to(count / 20), "after the end %" PRIu64 " objects are there",
+               objects_there());
     pthread_attr_destroy(&attr);
     return test_end();
 }

@@ -63,7 +63,8 @@ static uint64_t check_of(const struct head *h)
 static object *object_new(struct rng *rng)
 {
     enum kind kind = (enum kind)rng_between(rng, 1, KINDS);
-    uint32_t count = kind == TYPED ? TYPED_SLOTS : (uint32_t)rng_below(rng, rng_below(rng, 100) == 0 ? 5000 : 24);
+    uint32_t count = kind == TYPED ? TYPED_SLOTS
+                                   : (uint32_t)rng_below(rng, rng_below(rng, 100) == 0 ? 5000 : 24);
     size_t bytes = sizeof(struct head) + count * sizeof(object *);
     object *o = NULL;
 
@@ -98,8 +99,9 @@ static object *object_new(struct rng *rng)
 static void object_check(const object *o)
 {
     if (o->head.magic != MAGIC || o->head.check != check_of(&o->head)) {
-        FAIL("object %p: magic %#" PRIx64 ", id %" PRIu64 ", check %#" PRIx64 ", kind %u, count %u", (const void *)o,
-             o->head.magic, o->head.id, o->head.check, o->head.kind, o->head.count);
+        FAIL("object %p: magic %#" PRIx64 ", id %" PRIu64 ", check %#" PRIx64 ", kind %u, count %u",
+             (const void *)o, o->head.magic, o->head.id, o->head.check, o->head.kind,
+             o->head.count);
     }
     if (o->head.kind == NOSCAN) {
         const uint64_t *payload = (const uint64_t *)(const void *)o->slot;
@@ -238,7 +240,8 @@ static void rewire(struct rng *rng, object **locals)
     default:
         if (a != NULL && has_slots(a)) {
             size_t from = rng_below(rng, a->head.count);
-            loam_clear(&a->slot[from], rng_between(rng, 1, a->head.count - from) * sizeof(object *));
+            loam_clear(&a->slot[from],
+                       rng_between(rng, 1, a->head.count - from) * sizeof(object *));
         }
     }
     if (atomic_load_explicit(&cut, memory_order_relaxed)) {
@@ -303,7 +306,8 @@ int main(int argc, char **argv)
         }
     }
     loam_read_memstats(&m);
-    printf("%" PRIu64 " objects made, %" PRIu64 " checked, %u cycles, at most %" PRIu64 " objects alive\n",
+    printf("%" PRIu64 " objects made, %" PRIu64 " checked, %u cycles, at most %" PRIu64
+           " objects alive\n",
            atomic_load(&made), atomic_load(&steps), m.num_gc, largest);
     EXPECT_GT(m.num_gc, 1);
     EXPECT_GT(largest, 500); /* there was a graph to lose */

@@ -88,7 +88,8 @@ static void wait_for_child(pid_t pid)
         sleep_us(100);
     }
     EXPECT_EQ(got, pid);
-    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child ended with status %#x", (unsigned)status);
+    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child ended with status %#x",
+               (unsigned)status);
 }
 
 static NOINLINE void live_as_child(bool fork_again)

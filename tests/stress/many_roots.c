@@ -39,7 +39,8 @@ static void item_check(const item *it, uint64_t id)
 enum { STACKS = 500, STACK_SLOTS = 32, THREADS = 100 };
 
 static size_t count;
-static item **ranges;   /* count words of plain memory, each a range of its own, with a gap beside it */
+static item *
+    *ranges; /* count words of plain memory, each a range of its own, with a gap beside it */
 static uintptr_t *pins; /* disguised */
 static item **keys;
 static loam_ephemeron **ephemerons;
@@ -188,13 +189,16 @@ int main(int argc, char **argv)
     start = now_ns();
     give_back();
     double given = seconds_since(start);
-    printf("%zu of each: built in %.2f s, collected in %.2f s, given back in %.2f s\n", count, built, collected, given);
-    EXPECT_MSG(collected < 1 + 50e-6 * (double)count, "a cycle takes %g s", collected); /* the square would be hours */
+    printf("%zu of each: built in %.2f s, collected in %.2f s, given back in %.2f s\n", count,
+           built, collected, given);
+    EXPECT_MSG(collected < 1 + 50e-6 * (double)count, "a cycle takes %g s",
+               collected); /* the square would be hours */
     EXPECT_MSG(given < 5 + 50e-6 * (double)count, "giving back took %g s", given);
     EXPECT_MOST_DIE(&in_ranges);
     EXPECT_MOST_DIE(&pinned);
     EXPECT_MOST_DIE(&ended);
-    COLLECT_UNTIL(60, atomic_load(&finalized) >= count * 95 / 100 && atomic_load(&cleaned) >= count * 90 / 100);
+    COLLECT_UNTIL(60, atomic_load(&finalized) >= count * 95 / 100 &&
+                          atomic_load(&cleaned) >= count * 90 / 100);
     for (size_t i = 0; i < count; i++) {
         if (watch_is_dead(&ended, i)) {
             EXPECT_NULL(loam_ephemeron_value(ephemerons[i]));

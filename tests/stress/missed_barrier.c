@@ -152,8 +152,9 @@ static void child_stopped(void)
 }
 
 static const struct child_case children[] = {
-    {"no_barrier", child_no_barrier}, {"with_barrier", child_with_barrier}, {"forgotten", child_forgotten},
-    {"numbers", child_numbers},       {"stopped", child_stopped},
+    {"no_barrier", child_no_barrier}, {"with_barrier", child_with_barrier},
+    {"forgotten", child_forgotten},   {"numbers", child_numbers},
+    {"stopped", child_stopped},
 };
 
 static const char *const checkmark[] = {"GODEBUG=gccheckmark=1", NULL};
@@ -163,8 +164,8 @@ static void expect_found(const char *name, const char *field)
     struct child c;
     uint64_t start = now_ns();
     child_run(&c, name, checkmark, 90);
-    EXPECT_MSG(child_aborted(&c), "%s: not found in %.0f s: status %#x; it said: %s", name, seconds_since(start),
-               (unsigned)c.status, c.text);
+    EXPECT_MSG(child_aborted(&c), "%s: not found in %.0f s: status %#x; it said: %s", name,
+               seconds_since(start), (unsigned)c.status, c.text);
     EXPECT_CONTAINS(c.text, "careless");
     if (field != NULL) {
         EXPECT_CONTAINS(c.text, field);

@@ -60,9 +60,9 @@ LOAM_TYPE_SCANNED(scanned, scanned_scan);
 /* An object as it should be.  Words that are no slots hold rng_mix(stamp + index), unless never written (stamp 0). */
 struct object {
     enum kind kind;
-    bool used;      /* this entry stands for an object that has not been seen dead */
-    bool reachable; /* as of the last model_mark */
-    bool counted;   /* among the unreachable that were counted */
+    bool used;         /* this entry stands for an object that has not been seen dead */
+    bool reachable;    /* as of the last model_mark */
+    bool counted;      /* among the unreachable that were counted */
     uintptr_t address; /* disguised */
     size_t words;
     uint64_t stamp;
@@ -201,7 +201,8 @@ static NOINLINE void set_root(size_t k, size_t r, int32_t target)
 {
     void *p = address_of(target);
     if (p != NULL && rng_below(&rng, 3) == 0 && (k == ON_STACK || k == IN_TLS)) {
-        p = (char *)p + rng_below(&rng, objects[target].words * 8); /* into the middle holds as well */
+        p = (char *)p +
+            rng_below(&rng, objects[target].words * 8); /* into the middle holds as well */
     }
     switch (k) {
     case IN_GLOBAL:
@@ -214,7 +215,8 @@ static NOINLINE void set_root(size_t k, size_t r, int32_t target)
         *(void *volatile *)&stack_roots[r] = p;
         break;
     default:
-        *(void *volatile *)&tls_roots[r] = p; /* it is never read: a plain store would be left out */
+        *(void *volatile *)&tls_roots[r] =
+            p; /* it is never read: a plain store would be left out */
     }
     root[k][r] = target;
 }
@@ -502,7 +504,8 @@ static bool only_reference(size_t *k, size_t *r)
     *k = rng_below(&rng, ROOT_KINDS);
     *r = rng_below(&rng, ROOTS_EACH);
     int32_t i = root[*k][*r];
-    return i != NONE && objects[i].pins == 0 && !objects[i].finalizer && objects[i].cleanup == 0 && references(i) == 1;
+    return i != NONE && objects[i].pins == 0 && !objects[i].finalizer && objects[i].cleanup == 0 &&
+           references(i) == 1;
 }
 
 static NOINLINE void op_realloc(void)
@@ -529,7 +532,8 @@ static NOINLINE void op_realloc(void)
         o->address = disguise(p);
     }
     o->words = words;
-    set_root(k, r, i); /* also where it stayed: the root may have pointed into the part that is cut off */
+    set_root(k, r,
+             i); /* also where it stayed: the root may have pointed into the part that is cut off */
     for (size_t n = kept; n < words; n++) {
         EXPECT_EQ(p[n], 0);
     }
@@ -659,12 +663,10 @@ static NOINLINE void op_other(void)
     case 5:
         EXPECT_STR_EQ(loam_strdup("random"), "random");
         break;
-    case 6:
-        {
+    case 6: {
         volatile size_t too_much = SIZE_MAX - rng_below(&rng, 1000); /* volatile: gcc would warn */
         EXPECT_ERRNO(loam_alloc(too_much), NULL, ENOMEM);
-    }
-        break;
+    } break;
     case 7:
         EXPECT_EQ(loam_attach(), 0);
         break;
@@ -787,9 +789,10 @@ int main(int argc, char **argv)
     atomic_store(&stop, true);
     team_join(&team);
     finish();
-    printf("%" PRIu64 " steps, %" PRIu64 " objects verified, %" PRIu64 " of %" PRIu64 " unreachable ones died\n", n,
-           verified, died, expected_dead);
-    EXPECT_MSG(died * 100 >= expected_dead * 95, "%" PRIu64 " of %" PRIu64 " unreachable objects died", died,
-               expected_dead);
+    printf("%" PRIu64 " steps, %" PRIu64 " objects verified, %" PRIu64 " of %" PRIu64
+           " unreachable ones died\n",
+           n, verified, died, expected_dead);
+    EXPECT_MSG(died * 100 >= expected_dead * 95,
+               "%" PRIu64 " of %" PRIu64 " unreachable objects died", died, expected_dead);
     return test_end();
 }

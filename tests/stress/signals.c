@@ -134,7 +134,8 @@ static void *work(void *arg)
         }
         if (rng_below(&me->rng, 1000) == 0) {
             loam_enter_blocking();
-            sleep_us(300); /* the handler runs in here, too: it touches the heap, and the thread is blocking */
+            sleep_us(
+                300); /* the handler runs in here, too: it touches the heap, and the thread is blocking */
             loam_exit_blocking();
         }
     }

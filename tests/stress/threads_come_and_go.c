@@ -137,9 +137,11 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < QUEUE; i++) {
         list_check(atomic_load(&queue[i]));
     }
-    printf("%" PRIu64 " threads, %" PRIu64 " lists handed over, %" PRIu64 " KiB mapped, then %" PRIu64 "\n",
+    printf("%" PRIu64 " threads, %" PRIu64 " lists handed over, %" PRIu64
+           " KiB mapped, then %" PRIu64 "\n",
            atomic_load(&started), atomic_load(&handed), before >> 10, after >> 10);
     EXPECT_GT(atomic_load(&started), 100);
-    EXPECT_MSG(after < before + (32 << 20), "%" PRIu64 " KiB more are mapped", (after - before) >> 10);
+    EXPECT_MSG(after < before + (32 << 20), "%" PRIu64 " KiB more are mapped",
+               (after - before) >> 10);
     return test_end();
 }

@@ -73,7 +73,8 @@ static inline void child_read(struct child *c, int fd, pid_t pid, double seconds
 }
 
 /* Run case `name` with `environment` ("KEY=value", or "KEY" to unset; NULL ends the list; NULL for none). */
-static inline void child_run(struct child *c, const char *name, const char *const environment[], double seconds)
+static inline void child_run(struct child *c, const char *name, const char *const environment[],
+                             double seconds)
 {
     int pipe_fds[2];
     char seed[32];
@@ -117,12 +118,12 @@ static inline bool child_aborted(const struct child *c)
     return !c->timed_out && WIFSIGNALED(c->status) && WTERMSIG(c->status) == SIGABRT;
 }
 
-#define EXPECT_CHILD_PASSED(c)                                                                                         \
-    EXPECT_MSG(child_exited((c), 0), "child ended with status %#x%s; it said: %s", (unsigned)(c)->status,             \
-               (c)->timed_out ? " (timed out)" : "", (c)->text)
+#define EXPECT_CHILD_PASSED(c)                                                     \
+    EXPECT_MSG(child_exited((c), 0), "child ended with status %#x%s; it said: %s", \
+               (unsigned)(c)->status, (c)->timed_out ? " (timed out)" : "", (c)->text)
 
-#define EXPECT_CHILD_ABORTED(c)                                                                                        \
-    EXPECT_MSG(child_aborted((c)), "expected SIGABRT; child ended with status %#x%s; it said: %s",                    \
+#define EXPECT_CHILD_ABORTED(c)                                                                    \
+    EXPECT_MSG(child_aborted((c)), "expected SIGABRT; child ended with status %#x%s; it said: %s", \
                (unsigned)(c)->status, (c)->timed_out ? " (timed out)" : "", (c)->text)
 
 #endif

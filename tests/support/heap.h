@@ -15,18 +15,22 @@ enum { SCRUB_BYTES = 48 * 1024, DEEP_BYTES = 24 * 1024 };
 static inline void scrub_registers(void)
 {
 #if defined(__x86_64__)
-    __asm__ volatile("xorl %%eax, %%eax\n\txorl %%ecx, %%ecx\n\txorl %%edx, %%edx\n\txorl %%esi, %%esi\n\t"
-                     "xorl %%edi, %%edi\n\txorl %%r8d, %%r8d\n\txorl %%r9d, %%r9d\n\txorl %%r10d, %%r10d\n\t"
-                     "xorl %%r11d, %%r11d\n\tpxor %%xmm0, %%xmm0\n\tpxor %%xmm1, %%xmm1\n\tpxor %%xmm2, %%xmm2\n\t"
-                     "pxor %%xmm3, %%xmm3\n\tpxor %%xmm4, %%xmm4\n\tpxor %%xmm5, %%xmm5\n\tpxor %%xmm6, %%xmm6\n\t"
-                     "pxor %%xmm7, %%xmm7\n\tpxor %%xmm8, %%xmm8\n\tpxor %%xmm9, %%xmm9\n\tpxor %%xmm10, %%xmm10\n\t"
-                     "pxor %%xmm11, %%xmm11\n\tpxor %%xmm12, %%xmm12\n\tpxor %%xmm13, %%xmm13\n\t"
-                     "pxor %%xmm14, %%xmm14\n\tpxor %%xmm15, %%xmm15"
-                     :
-                     :
-                     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2", "xmm3",
-                       "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
-                       "xmm15", "cc", "memory");
+    __asm__ volatile(
+        "xorl %%eax, %%eax\n\txorl %%ecx, %%ecx\n\txorl %%edx, %%edx\n\txorl %%esi, %%esi\n\t"
+        "xorl %%edi, %%edi\n\txorl %%r8d, %%r8d\n\txorl %%r9d, %%r9d\n\txorl %%r10d, %%r10d\n\t"
+        "xorl %%r11d, %%r11d\n\tpxor %%xmm0, %%xmm0\n\tpxor %%xmm1, %%xmm1\n\tpxor %%xmm2, "
+        "%%xmm2\n\t"
+        "pxor %%xmm3, %%xmm3\n\tpxor %%xmm4, %%xmm4\n\tpxor %%xmm5, %%xmm5\n\tpxor %%xmm6, "
+        "%%xmm6\n\t"
+        "pxor %%xmm7, %%xmm7\n\tpxor %%xmm8, %%xmm8\n\tpxor %%xmm9, %%xmm9\n\tpxor %%xmm10, "
+        "%%xmm10\n\t"
+        "pxor %%xmm11, %%xmm11\n\tpxor %%xmm12, %%xmm12\n\tpxor %%xmm13, %%xmm13\n\t"
+        "pxor %%xmm14, %%xmm14\n\tpxor %%xmm15, %%xmm15"
+        :
+        :
+        : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2",
+          "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+          "xmm13", "xmm14", "xmm15", "cc", "memory");
 #endif
 }
 
@@ -103,43 +107,44 @@ NOINLINE UNUSED static size_t watch_collect(const struct watch *w, size_t percen
     return dead;
 }
 
-#define EXPECT_MOST_DIE_PERCENT(w, percent)                                                                            \
-    do {                                                                                                               \
-        const size_t dead_ = watch_collect((w), (percent));                                                            \
-        if (dead_ * 100 < (w)->count * (size_t)(percent)) {                                                            \
-            FAIL("%zu of %zu unreachable objects died; expected %d %%", dead_, (w)->count, (int)(percent));            \
-        }                                                                                                              \
+#define EXPECT_MOST_DIE_PERCENT(w, percent)                                                \
+    do {                                                                                   \
+        const size_t dead_ = watch_collect((w), (percent));                                \
+        if (dead_ * 100 < (w)->count * (size_t)(percent)) {                                \
+            FAIL("%zu of %zu unreachable objects died; expected %d %%", dead_, (w)->count, \
+                 (int)(percent));                                                          \
+        }                                                                                  \
     } while (0)
 
 #define EXPECT_MOST_DIE(w) EXPECT_MOST_DIE_PERCENT(w, 95)
 
 /* After one more collection, all are there. */
-#define EXPECT_ALL_LIVE(w)                                                                                             \
-    do {                                                                                                               \
-        scrub_stack();                                                                                                 \
-        loam_gc();                                                                                                     \
-        for (size_t i_ = 0; i_ < (w)->count; i_++) {                                                                   \
-            if (watch_is_dead((w), i_)) {                                                                              \
-                FAIL("object %zu of %zu is reachable and was collected", i_, (w)->count);                              \
-            }                                                                                                          \
-        }                                                                                                              \
+#define EXPECT_ALL_LIVE(w)                                                                \
+    do {                                                                                  \
+        scrub_stack();                                                                    \
+        loam_gc();                                                                        \
+        for (size_t i_ = 0; i_ < (w)->count; i_++) {                                      \
+            if (watch_is_dead((w), i_)) {                                                 \
+                FAIL("object %zu of %zu is reachable and was collected", i_, (w)->count); \
+            }                                                                             \
+        }                                                                                 \
     } while (0)
 
 /* Collect until the condition holds; fail after `seconds`. */
-#define COLLECT_UNTIL(seconds, condition)                                                                              \
-    do {                                                                                                               \
-        const uint64_t start_ = now_ns();                                                                              \
-        for (;;) {                                                                                                     \
-            scrub_stack();                                                                                             \
-            loam_gc();                                                                                                 \
-            if (condition) {                                                                                           \
-                break;                                                                                                 \
-            }                                                                                                          \
-            if (seconds_since(start_) > (double)(seconds)) {                                                           \
-                FAIL("collected for %g s in vain for %s", (double)(seconds), #condition);                              \
-            }                                                                                                          \
-            sleep_us(1000);                                                                                            \
-        }                                                                                                              \
+#define COLLECT_UNTIL(seconds, condition)                                                 \
+    do {                                                                                  \
+        const uint64_t start_ = now_ns();                                                 \
+        for (;;) {                                                                        \
+            scrub_stack();                                                                \
+            loam_gc();                                                                    \
+            if (condition) {                                                              \
+                break;                                                                    \
+            }                                                                             \
+            if (seconds_since(start_) > (double)(seconds)) {                              \
+                FAIL("collected for %g s in vain for %s", (double)(seconds), #condition); \
+            }                                                                             \
+            sleep_us(1000);                                                               \
+        }                                                                                 \
     } while (0)
 
 /* An address that the conservative search does not recognise: for a test's own notes in plain memory and locals. */

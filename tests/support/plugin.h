@@ -39,7 +39,8 @@ static inline bool plugin_build(char *path, const char *name, const char *text, 
         test_skip("no compiler `%s` to make a library with", cc);
         return false;
     }
-    snprintf(path, PLUGIN_PATH, "%s/loam-%s-%ld.so", tmp != NULL ? tmp : "/tmp", name, (long)getpid());
+    snprintf(path, PLUGIN_PATH, "%s/loam-%s-%ld.so", tmp != NULL ? tmp : "/tmp", name,
+             (long)getpid());
     snprintf(source, sizeof source, "%s.c", path);
     FILE *f = fopen(source, "w");
     EXPECT_MSG(f != NULL, "%s: %s", source, strerror(errno));
@@ -51,10 +52,12 @@ static inline bool plugin_build(char *path, const char *name, const char *text, 
         *slash = '\0';
     }
     if (include == NULL) {
-        snprintf(command, sizeof command, "%s -shared -fPIC -O1 %s%s%s -o '%s' '%s'", cc, with_loam ? "-I'" : "",
-                 with_loam ? here : "", with_loam ? "/../../include'" : "", path, source);
+        snprintf(command, sizeof command, "%s -shared -fPIC -O1 %s%s%s -o '%s' '%s'", cc,
+                 with_loam ? "-I'" : "", with_loam ? here : "", with_loam ? "/../../include'" : "",
+                 path, source);
     } else {
-        snprintf(command, sizeof command, "%s -shared -fPIC -O1 -I'%s' -o '%s' '%s'", cc, include, path, source);
+        snprintf(command, sizeof command, "%s -shared -fPIC -O1 -I'%s' -o '%s' '%s'", cc, include,
+                 path, source);
     }
     if (system(command) != 0) {
         FAIL("cannot compile: %s", command);

@@ -31,7 +31,8 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define TEST_SANITIZED 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
+    __has_feature(memory_sanitizer)
 #define TEST_SANITIZED 1
 #endif
 #endif
@@ -73,7 +74,8 @@ static inline void sleep_us(uint64_t us)
 
 /* ---- failing ---- */
 
-PRINTF_LIKE(3, 4) _Noreturn static inline void test_fail_at(const char *file, int line, const char *format, ...)
+PRINTF_LIKE(3, 4)
+_Noreturn static inline void test_fail_at(const char *file, int line, const char *format, ...)
 {
     va_list ap;
     char text[2048];
@@ -94,29 +96,30 @@ PRINTF_LIKE(3, 4) _Noreturn static inline void test_fail_at(const char *file, in
 
 #define FAIL(...) test_fail_at(__FILE__, __LINE__, __VA_ARGS__)
 
-#define EXPECT(condition)                                                                                              \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            FAIL("expected %s", #condition);                                                                           \
-        }                                                                                                              \
+#define EXPECT(condition)                    \
+    do {                                     \
+        if (!(condition)) {                  \
+            FAIL("expected %s", #condition); \
+        }                                    \
     } while (0)
 
-#define EXPECT_MSG(condition, ...)                                                                                     \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            FAIL(__VA_ARGS__);                                                                                         \
-        }                                                                                                              \
+#define EXPECT_MSG(condition, ...) \
+    do {                           \
+        if (!(condition)) {        \
+            FAIL(__VA_ARGS__);     \
+        }                          \
     } while (0)
 
 /* Unsigned and equality comparisons; negative values compare by their 64-bit pattern. */
-#define EXPECT_CMP_(a, op, b)                                                                                          \
-    do {                                                                                                               \
-        const uint64_t left_ = (uint64_t)(a);                                                                          \
-        const uint64_t right_ = (uint64_t)(b);                                                                         \
-        if (!(left_ op right_)) {                                                                                      \
-            FAIL("expected %s %s %s: left %" PRIu64 " (%#" PRIx64 "), right %" PRIu64 " (%#" PRIx64 "), errno %d", #a, \
-                 #op, #b, left_, left_, right_, right_, errno);                                                        \
-        }                                                                                                              \
+#define EXPECT_CMP_(a, op, b)                                                         \
+    do {                                                                              \
+        const uint64_t left_ = (uint64_t)(a);                                         \
+        const uint64_t right_ = (uint64_t)(b);                                        \
+        if (!(left_ op right_)) {                                                     \
+            FAIL("expected %s %s %s: left %" PRIu64 " (%#" PRIx64 "), right %" PRIu64 \
+                 " (%#" PRIx64 "), errno %d",                                         \
+                 #a, #op, #b, left_, left_, right_, right_, errno);                   \
+        }                                                                             \
     } while (0)
 
 #define EXPECT_EQ(a, b) EXPECT_CMP_(a, ==, b)
@@ -126,13 +129,14 @@ PRINTF_LIKE(3, 4) _Noreturn static inline void test_fail_at(const char *file, in
 #define EXPECT_GT(a, b) EXPECT_CMP_(a, >, b)
 #define EXPECT_GE(a, b) EXPECT_CMP_(a, >=, b)
 
-#define EXPECT_PTR_CMP_(a, op, b)                                                                                      \
-    do {                                                                                                               \
-        const void *left_ = (const void *)(a);                                                                         \
-        const void *right_ = (const void *)(b);                                                                        \
-        if (!(left_ op right_)) {                                                                                      \
-            FAIL("expected %s %s %s: left %p, right %p, errno %d", #a, #op, #b, left_, right_, errno);                 \
-        }                                                                                                              \
+#define EXPECT_PTR_CMP_(a, op, b)                                                              \
+    do {                                                                                       \
+        const void *left_ = (const void *)(a);                                                 \
+        const void *right_ = (const void *)(b);                                                \
+        if (!(left_ op right_)) {                                                              \
+            FAIL("expected %s %s %s: left %p, right %p, errno %d", #a, #op, #b, left_, right_, \
+                 errno);                                                                       \
+        }                                                                                      \
     } while (0)
 
 #define EXPECT_PTR_EQ(a, b) EXPECT_PTR_CMP_(a, ==, b)
@@ -140,47 +144,47 @@ PRINTF_LIKE(3, 4) _Noreturn static inline void test_fail_at(const char *file, in
 #define EXPECT_NULL(a) EXPECT_PTR_CMP_(a, ==, NULL)
 #define EXPECT_NOT_NULL(a) EXPECT_PTR_CMP_(a, !=, NULL)
 
-#define EXPECT_STR_EQ(a, b)                                                                                            \
-    do {                                                                                                               \
-        const char *left_ = (a);                                                                                       \
-        const char *right_ = (b);                                                                                      \
-        if (left_ == NULL || right_ == NULL || strcmp(left_, right_) != 0) {                                           \
-            FAIL("expected %s equal to %s: left \"%s\", right \"%s\"", #a, #b, left_ != NULL ? left_ : "(null)",       \
-                 right_ != NULL ? right_ : "(null)");                                                                  \
-        }                                                                                                              \
+#define EXPECT_STR_EQ(a, b)                                                             \
+    do {                                                                                \
+        const char *left_ = (a);                                                        \
+        const char *right_ = (b);                                                       \
+        if (left_ == NULL || right_ == NULL || strcmp(left_, right_) != 0) {            \
+            FAIL("expected %s equal to %s: left \"%s\", right \"%s\"", #a, #b,          \
+                 left_ != NULL ? left_ : "(null)", right_ != NULL ? right_ : "(null)"); \
+        }                                                                               \
     } while (0)
 
-#define EXPECT_CONTAINS(text, part)                                                                                    \
-    do {                                                                                                               \
-        const char *text_ = (text);                                                                                    \
-        const char *part_ = (part);                                                                                    \
-        if (strstr(text_, part_) == NULL) {                                                                            \
-            FAIL("expected \"%s\" within: %s", part_, text_[0] != '\0' ? text_ : "(nothing)");                         \
-        }                                                                                                              \
+#define EXPECT_CONTAINS(text, part)                                                            \
+    do {                                                                                       \
+        const char *text_ = (text);                                                            \
+        const char *part_ = (part);                                                            \
+        if (strstr(text_, part_) == NULL) {                                                    \
+            FAIL("expected \"%s\" within: %s", part_, text_[0] != '\0' ? text_ : "(nothing)"); \
+        }                                                                                      \
     } while (0)
 
 /* The call fails with this errno: `result` is the value it gave, `bad` what failure looks like. */
-#define EXPECT_ERRNO(call, bad, code)                                                                                  \
-    do {                                                                                                               \
-        errno = 0;                                                                                                     \
-        const uintptr_t got_ = (uintptr_t)(call);                                                                      \
-        const int errno_ = errno;                                                                                      \
-        if (got_ != (uintptr_t)(bad) || errno_ != (code)) {                                                            \
-            FAIL("expected %s to fail with %s (%d): gave %#" PRIxPTR ", errno %d (%s)", #call, #code, (code), got_,    \
-                 errno_, strerror(errno_));                                                                            \
-        }                                                                                                              \
+#define EXPECT_ERRNO(call, bad, code)                                                          \
+    do {                                                                                       \
+        errno = 0;                                                                             \
+        const uintptr_t got_ = (uintptr_t)(call);                                              \
+        const int errno_ = errno;                                                              \
+        if (got_ != (uintptr_t)(bad) || errno_ != (code)) {                                    \
+            FAIL("expected %s to fail with %s (%d): gave %#" PRIxPTR ", errno %d (%s)", #call, \
+                 #code, (code), got_, errno_, strerror(errno_));                               \
+        }                                                                                      \
     } while (0)
 
 /* Wait until the condition holds; fail after `seconds`. */
-#define WAIT_FOR(seconds, condition)                                                                                   \
-    do {                                                                                                               \
-        const uint64_t start_ = now_ns();                                                                              \
-        while (!(condition)) {                                                                                         \
-            if (seconds_since(start_) > (double)(seconds)) {                                                           \
-                FAIL("waited %g s in vain for %s", (double)(seconds), #condition);                                     \
-            }                                                                                                          \
-            sleep_us(200);                                                                                             \
-        }                                                                                                              \
+#define WAIT_FOR(seconds, condition)                                               \
+    do {                                                                           \
+        const uint64_t start_ = now_ns();                                          \
+        while (!(condition)) {                                                     \
+            if (seconds_since(start_) > (double)(seconds)) {                       \
+                FAIL("waited %g s in vain for %s", (double)(seconds), #condition); \
+            }                                                                      \
+            sleep_us(200);                                                         \
+        }                                                                          \
     } while (0)
 
 /* ---- random numbers: splitmix64 (Steele, Lea, Flood 2014) ---- */
@@ -260,7 +264,9 @@ static inline bool test_godebug(const char *key)
 /* A loop count that the slow modes divide. */
 static inline size_t test_scaled(size_t count)
 {
-    size_t by = test_godebug("gcstress") ? 50 : test_godebug("gccheckmark") || TEST_SANITIZED ? 5 : 1;
+    size_t by = test_godebug("gcstress")                        ? 50
+                : test_godebug("gccheckmark") || TEST_SANITIZED ? 5
+                                                                : 1;
     return count / by > 0 ? count / by : 1;
 }
 

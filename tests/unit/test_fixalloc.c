@@ -311,8 +311,8 @@ static void test_fork(void **state)
             metaalloc_fork_child();
             _Atomic uint64_t stat = 0;
             (void)alarm(20); /* a lock that is held for ever ends the child */
-            bool ok = metaalloc(100) != NULL && metaalloc(MIB(2)) != NULL
-                      && persistentalloc(100, 8, &stat) != NULL;
+            bool ok = metaalloc(100) != NULL && metaalloc(MIB(2)) != NULL &&
+                      persistentalloc(100, 8, &stat) != NULL;
             _exit(ok ? 0 : 1);
         }
         metaalloc_fork_parent();

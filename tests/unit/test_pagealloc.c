@@ -116,8 +116,8 @@ static size_t model_scavenge(const struct model *m, size_t max, size_t align, si
     for (size_t top = align_down(m->npages, align); top >= align; top -= align) {
         size_t lo = top;
         size_t floor = align_down(top - 1, PALLOC_CHUNK_PAGES);
-        while (lo >= floor + align && top - lo + align <= max
-               && model_can_scavenge(m, lo - align, align)) {
+        while (lo >= floor + align && top - lo + align <= max &&
+               model_can_scavenge(m, lo - align, align)) {
             lo -= align;
         }
         if (lo < top) {
@@ -423,15 +423,15 @@ static const struct {
     {{{0, 1}}, 1, 0},
     {{{0, 1}}, 2, PAGE_NONE},
     {{{1535, 1}}, 1, 1535},
-    {{{511, 2}}, 2, 511},                        /* across chunks */
-    {{{500, 12}, {600, 13}}, 13, 600},           /* not at the edge, inside the next */
-    {{{500, 12}, {512, 600}}, 612, 500},         /* all of a chunk in the middle */
-    {{{0, 1536}}, 1536, 0},                      /* everything */
+    {{{511, 2}}, 2, 511},                /* across chunks */
+    {{{500, 12}, {600, 13}}, 13, 600},   /* not at the edge, inside the next */
+    {{{500, 12}, {512, 600}}, 612, 500}, /* all of a chunk in the middle */
+    {{{0, 1536}}, 1536, 0},              /* everything */
     {{{0, 1535}}, 1536, PAGE_NONE},
-    {{{62, 4}, {100, 64}}, 4, 62},               /* across words */
-    {{{62, 4}, {100, 64}}, 64, 100},             /* 64 that are not a word */
-    {{{64, 64}, {130, 62}}, 62, 64},             /* a word exactly; 62 inside the next */
-    {{{129, 62}}, 62, 129},                      /* the longest run strictly inside a word */
+    {{{62, 4}, {100, 64}}, 4, 62},   /* across words */
+    {{{62, 4}, {100, 64}}, 64, 100}, /* 64 that are not a word */
+    {{{64, 64}, {130, 62}}, 62, 64}, /* a word exactly; 62 inside the next */
+    {{{129, 62}}, 62, 129},          /* the longest run strictly inside a word */
     {{{1, 62}, {64, 63}, {600, 65}}, 63, 64},
     {{{1, 62}, {64, 63}, {600, 65}}, 65, 600},
     {{{10, 5}, {20, 6}, {1000, 5}}, 6, 20},
@@ -651,7 +651,7 @@ static void test_scavenge_whole_system_pages(void **state)
     pa.scav_align = 4;
     assert_true(pagealloc_grow(&pa, 0, 512));
     assert_int_equal(pagealloc_alloc(&pa, 512, &scavenged), 0);
-    pagealloc_free(&pa, 101, 21); /* whole: [104, 120) */
+    pagealloc_free(&pa, 101, 21);                         /* whole: [104, 120) */
     assert_int_equal(pagealloc_scavenge(&pa, 7, &pn), 4); /* rounded down */
     assert_int_equal(pn, 116);
     pagealloc_scavenged(&pa, pn, 4);
@@ -742,8 +742,8 @@ static void test_misuse_is_fatal(void **state)
             setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
             signal(SIGABRT, SIG_DFL);
             close(STDERR_FILENO);
-            if (pagealloc_init(&pa, 1024) && pagealloc_grow(&pa, 0, 600)
-                && pagealloc_alloc(&pa, 600, &scavenged) == 0) {
+            if (pagealloc_init(&pa, 1024) && pagealloc_grow(&pa, 0, 600) &&
+                pagealloc_alloc(&pa, 600, &scavenged) == 0) {
                 misuses[i](&pa);
             }
             _exit(0);

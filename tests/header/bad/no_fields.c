@@ -1,4 +1,6 @@
 /* expect: loam_type_has_no_fields */
 #include <loam.h>
-typedef struct node { struct node *next; } node;
+typedef struct node {
+    struct node *next;
+} node;
 LOAM_TYPE(node, );

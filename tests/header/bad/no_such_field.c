@@ -1,4 +1,6 @@
 /* expect: nxet */
 #include <loam.h>
-typedef struct node { struct node *next; } node;
+typedef struct node {
+    struct node *next;
+} node;
 LOAM_TYPE(node, nxet);

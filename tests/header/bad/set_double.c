@@ -1,5 +1,10 @@
 /* expect: loam_set_needs_a_word|no matching */
 #include <loam.h>
-typedef struct box { double d; } box;
+typedef struct box {
+    double d;
+} box;
 void f(box *b);
-void f(box *b) { LOAM_SET(b->d, 1.0); }
+void f(box *b)
+{
+    LOAM_SET(b->d, 1.0);
+}

@@ -2,4 +2,7 @@
 #include <loam.h>
 void *get(void);
 void f(void *p);
-void f(void *p) { LOAM_SET(get(), p); }
+void f(void *p)
+{
+    LOAM_SET(get(), p);
+}
