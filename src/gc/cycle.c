@@ -177,7 +177,7 @@ void gc_wait_progress(struct m *m)
 
 static void wake_markers(void)
 {
-    add_rlx(&gc.work_seq, 1u);
+    add_acqrel(&gc.work_seq, 1u); /* release: phase, paused; pairs with helper_main */
     os_futex_wake(&gc.work_seq, INT_MAX);
 }
 

@@ -646,8 +646,12 @@ struct root_batch {
 
 static void root_batch_add(struct root_batch *b, const struct special *sp)
 {
+    uint8_t kind = load_rlx(&sp->kind);
+    if (kind == SPECIAL_FREE) { /* its object's span may be another one by now */
+        return;
+    }
     uintptr_t obj = mspan_object(&heap.spans[sp->pn], sp->index);
-    switch (load_rlx(&sp->kind)) {
+    switch (kind) {
     case SPECIAL_FINALIZER:
         b->objects[b->nobjects].pn = sp->pn;
         b->objects[b->nobjects++].index = sp->index;

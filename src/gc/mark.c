@@ -7,7 +7,10 @@
  * Invariants  [mark.once]  of all markers exactly one scans an object: who sets its scanned bit.
  *             [mark.noalloc]  nothing here allocates, recurses or takes a lock.
  * Ordering    qstate and marks: see gcwork_put. Words of objects are read while the program writes
- *             them; a torn or stale word is looked up like any other and does no harm.
+ *             them; a torn or stale word is looked up like any other and does no harm. An address that
+ *             heap.used, loaded early, does not cover yet was allocated after this thread last
+ *             synchronised with its allocator, which was after H-BLACK: it is marked. Before that only
+ *             buffers of stores are marked, and what they name is found again from the roots.
  * From Go     "Green Tea" of go1.26; differs: every small class goes by spans, the layout is the
  *             span's, bits lie outside the page, kernels for AVX-512, AVX2 and NEON.
  * Tests       tests/unit/test_scan.c, tests/model [drain]
@@ -28,7 +31,7 @@ const uint8_t class_to_words[NUM_SIZE_CLASSES] = {
     1, 1,  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 };
 
-static scan_kernel *kernel;
+static scan_kernel *_Atomic kernel; /* chosen at the first drain */
 
 /* -- candidates -------------------------------------------------------------------------------- */
 
@@ -91,9 +94,16 @@ static void scan_fields(struct gcwork *w, const struct gctype *t, uintptr_t obj)
     }
 }
 
+/* A word that the program may be writing. Apart, so that what is done with it is not left out of the
+ * thread sanitizer's sight. */
+static NO_SANITIZE uintptr_t load_word(uintptr_t addr)
+{
+    return *(const volatile uintptr_t *)addr;
+}
+
 /* The words of elements in [from, to) of an object of type t at obj; from at an element's start. */
-static NO_SANITIZE void scan_piece(struct gcwork *w, const struct gctype *t, uintptr_t obj,
-                                   size_t from, size_t to)
+static void scan_piece(struct gcwork *w, const struct gctype *t, uintptr_t obj, size_t from,
+                       size_t to)
 {
     switch (t->kind) {
     case SCAN_NONE:
@@ -104,7 +114,7 @@ static NO_SANITIZE void scan_piece(struct gcwork *w, const struct gctype *t, uin
     case SCAN_MASK:
         for (size_t at = from; at + t->size <= to; at += t->size) {
             for (uint64_t m = t->mask; m != 0; m &= m - 1) {
-                mark_word(w, ((const volatile uintptr_t *)(obj + at))[ctz64(m)]);
+                mark_word(w, load_word(obj + at + ctz64(m) * WORD));
             }
         }
         break;
@@ -187,6 +197,8 @@ static void scan_objects(struct gcwork *w, const struct mspan *s, size_t first, 
         uint64_t mask = t->kind == SCAN_ALL ? bit_range(0, (unsigned)words) : t->mask;
         size_t at_once = (GCWORK_CANDIDATES - 8) / words; /* objects whose candidates surely fit */
         const uintptr_t *base = (const uintptr_t *)mspan_object(s, first);
+        scan_kernel *scan =
+            load_rlx(&kernel); /* relaxed: set at the first drain, by this thread too */
         region_now(&region);
         while (todo != 0) {
             uint64_t some = todo;
@@ -199,7 +211,7 @@ static void scan_objects(struct gcwork *w, const struct mspan *s, size_t first, 
             } else {
                 todo = 0;
             }
-            mark_candidates(w, kernel(base, words, mask, some, &region, w->candidates));
+            mark_candidates(w, scan(base, words, mask, some, &region, w->candidates));
         }
         return;
     }
@@ -240,8 +252,8 @@ enum { CHECK_EVERY = 16 };
 
 uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline)
 {
-    if (unlikely(kernel == NULL)) {
-        kernel = scan_choose();
+    if (unlikely(load_rlx(&kernel) == NULL)) {
+        store_rlx(&kernel, scan_choose()); /* relaxed: everybody chooses the same */
     }
     /* seq_cst: this add, then the load of paused; a round stores paused, then loads draining. */
     atomic_fetch_add_explicit(&gc.draining, 1, memory_order_seq_cst);

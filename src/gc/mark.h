@@ -74,7 +74,7 @@ ALWAYS_INLINE void mark_offset(struct gcwork *w, uintptr_t off)
 ALWAYS_INLINE void mark_word(struct gcwork *w, uintptr_t word)
 {
     uintptr_t off = (word & heap.pointer_mask) - heap.base;
-    if (off < load_rlx(&heap.used)) { /* relaxed: see heap_span_of */
+    if (off < load_rlx(&heap.used)) { /* relaxed: what lies beyond is black: Ordering in mark.c */
         mark_offset(w, off);
     }
 }

@@ -104,7 +104,8 @@ static struct mspan *take_any(uint32_t sweepgen)
 
 bool gc_sweep_one(void)
 {
-    if (load_rlx(&heap.returned) != NULL) {
+    /* acquire: who sees it drained sees heap.sweeping of who drained it. */
+    if (load_acq(&heap.returned) != NULL) {
         mcentral_drain_returned();
         store_rlx(&gc.sweep_cursor, 0u);
     }

@@ -28,7 +28,7 @@ static void push_batch(uint32_t first, uint32_t last, uint32_t count)
         /* release: the links; pairs with gcwork_take. */
     } while (!cas_sc(&gc.batches, &head, next));
     if (load_sc(&gc.sleepers) != 0) {
-        add_rlx(&gc.work_seq, 1u);
+        add_acqrel(&gc.work_seq, 1u); /* release: who sees the number sees the batch */
         os_futex_wake(&gc.work_seq, 1);
     }
 }

@@ -176,7 +176,8 @@ static size_t next_clear(const _Atomic uint64_t *map, size_t i, size_t n)
 static size_t next_set(const _Atomic uint64_t *map, size_t i, size_t n)
 {
     while (i < n) {
-        uint64_t ones = load_rlx(&map[i / 64]) >> (i % 64); /* relaxed: as above */
+        /* acquire: as above; the bits behind the first word of a hole are found clear here. */
+        uint64_t ones = load_acq(&map[i / 64]) >> (i % 64);
         if (ones != 0) {
             i += ctz64(ones);
             return i < n ? i : n;
@@ -200,7 +201,7 @@ static size_t run_next_hole(struct mcache *c, struct run *r)
     size_t end = from + (max > 1 ? max : 1);
     size_t to = next_set(allocs, from, end < s->nelems ? end : s->nelems);
     size_t bytes = (to - from) * s->elem_size;
-    if (load_rlx(&s->needzero)) { /* relaxed: set before the bit that was found clear */
+    if (load_rlx(&s->needzero)) { /* relaxed: set before the bits that were found clear */
         memset((void *)mspan_object(s, from), 0, bytes);
     }
     if (c->black) {

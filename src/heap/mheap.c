@@ -320,6 +320,12 @@ struct mspan *mcache_alloc_nested(struct mcache *c, size_t bytes, struct gctype 
     return s;
 }
 
+bool heap_covers(uintptr_t off)
+{
+    fence_acq(); /* acquire: the load that gave off; pairs with the publication of the address */
+    return off < load_rlx(&heap.used);
+}
+
 bool heap_find_object(uintptr_t addr, struct mspan **span, size_t *index)
 {
     struct mspan *s = heap_span_of(addr);

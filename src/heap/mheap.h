@@ -189,11 +189,16 @@ ALWAYS_INLINE bool bitmap_get(const _Atomic uint64_t *map, size_t i)
     return load_acq(&map[i / 64]) >> (i % 64) & 1; /* acquire: pairs with the setter's release */
 }
 
+/* Does `used` cover off, for who loaded the address before? A plain load of an address that was just
+ * published, in memory that was just added, may be overtaken by the load of `used`. */
+COLD bool heap_covers(uintptr_t off);
+
 /* The span in use around addr, or NULL. Safe on any value, at any time, without a lock. */
 ALWAYS_INLINE struct mspan *heap_span_of(uintptr_t addr)
 {
     uintptr_t off = addr - heap.base;
-    if (off >= load_rlx(&heap.used)) { /* relaxed: grows only; a published address lies below */
+    /* relaxed: grows only; a published address lies below. */
+    if (off >= load_rlx(&heap.used) && !heap_covers(off)) {
         return NULL;
     }
     /* acquire: pairs with mspan_publish; the span's fields are seen. */

@@ -37,8 +37,10 @@ ALWAYS_INLINE bool run_take(struct run *r, uintptr_t *taken)
     p = size;
     __asm__ volatile("xaddq %0, %1" : "+r"(p), "+m"(r->ptr) : : "memory", "cc");
 #else
-    p = __atomic_fetch_add(&r->ptr, size,
-                           __ATOMIC_RELAXED); /* relaxed: against own handlers only */
+    compiler_barrier();
+    /* relaxed: against own handlers only */
+    p = __atomic_fetch_add(&r->ptr, size, __ATOMIC_RELAXED);
+    compiler_barrier();
 #endif
     *taken = p;
     return likely(p + size <= end) && likely(*(volatile uintptr_t *)&r->end == end);

@@ -57,6 +57,9 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
     if (&m->context != ctx) {
         m->context = *ctx;
     }
+    sigset_t all, before; /* a handler of the program would change a world that stands still */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     store_rel(&m->state, M_STOPPED); /* release: the context; pairs with world_stop */
     add_acqrel(&world.stopped, 1u);
     os_futex_wake(&world.stopped, 1);
@@ -67,12 +70,14 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
         }
         os_futex_wait(&m->stop, stop, -1);
     }
-    /* A poster may be acting for us in this very moment: as after blocking. */
+    /* A poster may be acting for us in this very moment: as after blocking. seq_cst: before the next look
+     * at stop; pairs with world_stop, which stores stop and then looks who stands still. */
     uint32_t state = M_STOPPED;
-    while (!cas_acqrel(&m->state, &state, M_RUNNING)) {
+    while (!cas_sc(&m->state, &state, M_RUNNING)) {
         os_futex_wait(&m->state, state, 1000000);
         state = M_STOPPED;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Do all that is asked of the calling thread, whose pointers are where ctx says. What it takes is
@@ -97,7 +102,7 @@ static void m_answer(struct m *m, const struct m_context *ctx)
             answer_stop(m, ctx);
             stopped += os_nanotime() - since;
         }
-    } while (m_asked(m));
+    } while (load_sc(&m->stop) != 0 || m_asked(m)); /* seq_cst: see answer_stop */
     compiler_barrier();
     m->busy--;
     m->deep--;
@@ -376,13 +381,14 @@ void m_exit_blocking(struct m *m)
     }
     for (;;) {
         uint32_t state = M_BLOCKED;
-        /* acquire: what was done in our name; pairs with release_claim. */
-        if (cas_acqrel(&m->state, &state, M_RUNNING)) {
+        /* acquire: what was done in our name; pairs with unclaim. seq_cst: state, then stop; world_stop
+         * stores stop, then looks who stands still: one of the two sees the other. */
+        if (cas_sc(&m->state, &state, M_RUNNING)) {
             break;
         }
         os_futex_wait(&m->state, state, -1);
     }
-    if (m_asked(m)) {
+    if (load_sc(&m->stop) != 0 || m_asked(m)) {
         m_poll(m);
     }
 }
@@ -407,7 +413,8 @@ void m_end_wait(struct m *m, struct m_wait *w)
 /* Keep m where it stands; false: it runs. */
 static bool claim(struct m *m, uint32_t *state)
 {
-    *state = load_rlx(&m->state);
+    /* seq_cst: after the store of request; pairs with m_enter_blocking. */
+    *state = load_sc(&m->state);
     /* acquire: the context; pairs with m_enter_blocking and answer_stop. */
     return (*state == M_BLOCKED || *state == M_STOPPED) &&
            cas_acqrel(&m->state, state, (uint32_t)M_CLAIMED);
@@ -551,7 +558,8 @@ void world_handshake(handshake_fn *fn, void (*posting)(void))
 
 static bool stands_still(struct m *m)
 {
-    uint32_t state = load_acq(&m->state); /* acquire: pairs with answer_stop, m_enter_blocking */
+    /* acquire: the context; seq_cst: after the store of stop; pairs with answer_stop, m_*_blocking. */
+    uint32_t state = load_sc(&m->state);
     return m == world.stopper || state == M_STOPPED || state == M_BLOCKED;
 }
 
