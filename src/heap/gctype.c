@@ -101,9 +101,11 @@ static void choose_kind(struct gctype *g, const loam_type *t)
 
 static struct gctype *type_copy(const loam_type *t)
 {
-    size_t names = strlen(t->name) + 1 + strlen(t->field_names) + 1;
+    size_t name = strlen(t->name) + 1;
+    size_t field_names = strlen(t->field_names) + 1;
     size_t fields = t->nfields * sizeof *t->fields;
-    struct gctype *g = persistentalloc(sizeof *g + fields + names, CACHE_LINE, &types.bytes);
+    struct gctype *g = persistentalloc(sizeof *g + fields + name + field_names, CACHE_LINE,
+                                       &types.bytes);
     if (g == NULL) {
         return NULL;
     }
@@ -113,9 +115,9 @@ static struct gctype *type_copy(const loam_type *t)
     }
     g->fields = (const void *)p;
     p += fields;
-    g->name = strcpy(p, t->name);
-    p += strlen(p) + 1;
-    g->field_names = strcpy(p, t->field_names);
+    g->name = memcpy(p, t->name, name);
+    p += name;
+    g->field_names = memcpy(p, t->field_names, field_names);
     g->nfields = t->nfields;
     g->size = t->size;
     g->align = (uint32_t)t->align;

@@ -585,6 +585,7 @@ static uint64_t palloc_whole_groups(uint64_t x, size_t n)
         return x;
     }
     uint64_t group = bit_range(0, (unsigned)n);
+    /* n is not 0, so neither is group. NOLINTNEXTLINE(clang-analyzer-core.*) */
     return (palloc_run_starts(x, (unsigned)n) & ~UINT64_C(0) / group) * group;
 }
 
