@@ -150,7 +150,7 @@ static _Noreturn COLD void report_lost(const struct holder *h, uintptr_t where, 
            "  the word at %p (field %s, offset %zu) was written without LOAM_SET (or its kin) "
            "while the "
            "collector was marking",
-           lost, parent, (void *)where, field, where == 0 ? 0 : where - start);
+           lost, parent, (void *)where, field, where == 0 ? 0 : (size_t)(where - start));
 }
 
 /* -- every marked object's children ------------------------------------------------------------ */
