@@ -57,9 +57,6 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
     if (&m->context != ctx) {
         m->context = *ctx;
     }
-    sigset_t all, before; /* a handler of the program would change a world that stands still */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     store_rel(&m->state, M_STOPPED); /* release: the context; pairs with world_stop */
     add_acqrel(&world.stopped, 1u);
     os_futex_wake(&world.stopped, 1);
@@ -77,7 +74,6 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
         os_futex_wait(&m->state, state, 1000000);
         state = M_STOPPED;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Do all that is asked of the calling thread, whose pointers are where ctx says. What it takes is
@@ -87,6 +83,9 @@ static void m_answer(struct m *m, const struct m_context *ctx)
 {
     int64_t begin = os_thread_cputime();
     int64_t stopped = 0;
+    sigset_t all, before;
+    bool masked = false;
+    sigfillset(&all);
     m->deep++;
     m->busy++;
     compiler_barrier();
@@ -99,6 +98,12 @@ static void m_answer(struct m *m, const struct m_context *ctx)
         }
         if (load_rlx(&m->stop) != 0) {
             int64_t since = os_nanotime();
+            /* A handler of the program would change a world that stands still; what came meanwhile runs
+             * when we are busy no more, so that it need not live on the reserve. */
+            if (!masked) {
+                pthread_sigmask(SIG_SETMASK, &all, &before);
+                masked = true;
+            }
             answer_stop(m, ctx);
             stopped += os_nanotime() - since;
         }
@@ -107,6 +112,9 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     m->busy--;
     m->deep--;
     m_count_pause(m, os_thread_cputime() - begin + stopped);
+    if (masked) {
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
 }
 
 static void poll_spilled(void *arg, uintptr_t sp)
@@ -221,6 +229,26 @@ static struct m *new_m(void)
     return m;
 }
 
+static void free_m(struct m *m)
+{
+    mutex_lock(&world.lock);
+    m->next = world.free_ms;
+    world.free_ms = m;
+    mutex_unlock(&world.lock);
+}
+
+/* A C library that is out of memory does not say them, nor one that finds no /proc: then no attempt
+ * succeeds, and somebody should know why. */
+static bool stack_bounds(struct m *m)
+{
+    static _Atomic bool warned;
+    bool ok = os_stack_bounds(&m->stack_low, &m->stack_high);
+    if (!ok && !xchg_rlx(&warned, true)) { /* relaxed: once is enough, twice no harm */
+        warnf("cannot attach thread %d: the bounds of its stack are unknown", m->tid);
+    }
+    return ok;
+}
+
 static struct m *attach(void)
 {
     struct m *m = new_m();
@@ -232,14 +260,8 @@ static struct m *attach(void)
     m->busy = m->deep = 1;
     m->tid = os_gettid();
     m->tp = os_thread_pointer();
-    if (!os_stack_bounds(&m->stack_low, &m->stack_high)) {
-        throwf("cannot attach thread %d: the bounds of its stack are unknown", m->tid);
-    }
-    if (pthread_setspecific(exit_key, m) != 0) {
-        mutex_lock(&world.lock);
-        m->next = world.free_ms;
-        world.free_ms = m;
-        mutex_unlock(&world.lock);
+    if (!stack_bounds(m) || pthread_setspecific(exit_key, m) != 0) {
+        free_m(m);
         return NULL;
     }
     mutex_lock(&world.lock);
@@ -292,10 +314,7 @@ void m_detach(void)
     mutex_unlock(&world.lock);
     mcache_fini(&m->cache);
     pthread_setspecific(exit_key, NULL);
-    mutex_lock(&world.lock);
-    m->next = world.free_ms;
-    world.free_ms = m;
-    mutex_unlock(&world.lock);
+    free_m(m);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
