@@ -109,8 +109,8 @@ char *loam_strdup(const char *s)
 
 void loam_set_oom_handler(void (*fn)(void *arg), void *arg)
 {
-    store_rlx(&malloc_oom_arg, arg); /* our data is searched: arg is a root */
-    store_rel(&malloc_oom_fn, fn);   /* release: pairs with out_of_memory */
+    gc_store(malloc_must_attach(), &gc.oom_arg, (uintptr_t)arg);
+    store_rel(&malloc_oom_fn, fn); /* release: pairs with out_of_memory */
 }
 
 /* -- stores ------------------------------------------------------------------------------------ */

@@ -153,6 +153,18 @@ static void copy_bytes(struct m *m, char *dst, const char *src, size_t n)
     memmove(dst, src, n);
 }
 
+/* Whole, if it is aligned: others may store to the source. */
+ALWAYS_INLINE uintptr_t load_word(const char *src)
+{
+    uintptr_t word;
+    if (likely((uintptr_t)src % WORD == 0)) {
+        /* acquire: what the pointer leads to; pairs with LOAM_SET, passed on by our own release. */
+        return __atomic_load_n((const uintptr_t *)src, __ATOMIC_ACQUIRE);
+    }
+    memcpy(&word, src, WORD);
+    return word;
+}
+
 static void copy_forward(struct m *m, char *dst, const char *src, size_t bytes)
 {
     size_t head = (size_t)(-(uintptr_t)dst % WORD);
@@ -162,8 +174,7 @@ static void copy_forward(struct m *m, char *dst, const char *src, size_t bytes)
         dst += head, src += head, bytes -= head;
     }
     for (; bytes >= WORD; dst += WORD, src += WORD, bytes -= WORD) {
-        uintptr_t word;
-        memcpy(&word, src, WORD);
+        uintptr_t word = load_word(src);
         store_word(m, (uintptr_t *)dst, word);
     }
     if (bytes != 0) {
@@ -182,8 +193,7 @@ static void copy_backward(struct m *m, char *dst, const char *src, size_t bytes)
     }
     for (; bytes >= WORD; bytes -= WORD) {
         dst -= WORD, src -= WORD;
-        uintptr_t word;
-        memcpy(&word, src, WORD);
+        uintptr_t word = load_word(src);
         store_word(m, (uintptr_t *)dst, word);
     }
     if (bytes != 0) {

@@ -419,25 +419,12 @@ static void check_end(void *arg, const char *kind, uintptr_t obj, uintptr_t word
     }
 }
 
-static void stop_once(void *arg, uintptr_t start, size_t bytes)
-{
-    bool *stopped = arg;
-    (void)start, (void)bytes;
-    if (!*stopped) {
-        world_stop(); /* [checkmark.loader] */
-        *stopped = true;
-    }
-}
 
 void gc_checkmark(void)
 {
     bool running = !gc.options.stop_the_world;
     if (running) {
-        bool stopped = false;
-        os_each_data_range(stop_once, &stopped);
-        if (!stopped) {
-            world_stop();
-        }
+        gc_stop_world();
     }
     gc_each_root(check_root, NULL);
     ends_each_root(check_end, NULL);

@@ -116,7 +116,6 @@ static void on_attach(struct m *m)
     m->cache.black = load_rlx(&gc.black);
     m->cache.sweepgen = load_rlx(&heap.sweepgen);
     m->work.counted = true;
-    m->rng = (uint64_t)m->tid * UINT64_C(0x9E3779B97F4A7C15) | 1;
     if (gc.options.stress != 0) {
         m->cache.run_limit = 0;
     }
@@ -262,6 +261,26 @@ static void mark_to_the_end(void)
 
 /* -- a cycle ----------------------------------------------------------------------------------- */
 
+static void stop_once(void *stopped, uintptr_t start, size_t bytes)
+{
+    (void)start, (void)bytes;
+    if (!*(bool *)stopped) {
+        *(bool *)stopped = true;
+        world_stop();
+    }
+}
+
+/* The loader's lock is ours while the threads stop: none of them stands still with it in its hands, so
+ * the roots in data can be walked afterwards. */
+void gc_stop_world(void)
+{
+    bool stopped = false;
+    os_each_data_range(stop_once, &stopped);
+    if (!stopped) {
+        world_stop();
+    }
+}
+
 static void clear_stale_marks(void)
 {
     size_t end = load_rlx(&heap.used) >> PAGE_SHIFT;
@@ -375,7 +394,7 @@ static void cycle(void)
     add_acqrel(&gc.started, 1u);
     begin_counts(st);
     if (gc.options.stop_the_world) {
-        world_stop();
+        gc_stop_world();
     }
     step(h_on, post_on);       /* [H-ON] */
     step(h_black, post_black); /* [H-BLACK] */

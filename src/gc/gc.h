@@ -21,7 +21,7 @@ enum gc_phase {
     GC_OFF,   /* sweeping, or nothing to do */
     GC_ON,    /* H-ON posted: barrier on */
     GC_BLACK, /* H-BLACK posted: allocation turns black */
-    GC_MARK,  /* roots scanned, H-SCAN posted; assists run */
+    GC_MARK,  /* all allocate black: roots, H-SCAN, marking; assists run */
     GC_END,   /* mark-done: nothing white is reachable; until H-GIVEBACK is answered */
 };
 
@@ -89,6 +89,8 @@ struct gc {
     struct mutex weak_lock; /* weak to strong against mark-done */
     struct gc_options options;
 
+    _Atomic uintptr_t oom_arg; /* a root: what the program's out-of-memory handler is called with */
+
     /* Hooks of observe/: the library has started; a cycle has ended. */
     void (*at_start)(void);
     void (*cycle_ended)(void);
@@ -119,6 +121,7 @@ void gc_force(void);                          /* a cycle, soon; does not wait */
 int gc_set_percent(struct m *m, int percent); /* the old value */
 int64_t gc_set_min_heap(struct m *m, int64_t bytes);
 void gc_wait_progress(struct m *m); /* a moment, for the cycle to get on */
+void gc_stop_world(void);              /* ended by world_start */
 bool gc_emergency(struct m *m);     /* before an allocation fails; false: nothing to hope for */
 
 /* Live bytes that go before the next cycle finds out; never below zero. */
@@ -146,7 +149,6 @@ void gc_shade_now(struct m *m, uintptr_t word); /* mark at once; any context; m 
 /* roots.c */
 void gc_mark_roots(struct gcwork *w);
 void gc_scan_thread(struct m *m, const struct m_context *ctx);       /* H-SCAN */
-void gc_scan_range(struct gcwork *w, uintptr_t start, size_t bytes); /* conservatively */
 int gc_add_roots(struct m *m, uintptr_t start, size_t bytes);
 int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes);
 bool gc_pin(struct m *m, uintptr_t obj);
@@ -166,7 +168,6 @@ void gc_assist(struct m *m, size_t bytes);
 bool gc_sweep_span(struct mspan *s, bool keep);
 bool gc_sweep_one(void);               /* false: nothing left that waits */
 void gc_sweep_finish(void);            /* the collector: all of it */
-void gc_sweep_ensure(struct mspan *s); /* on return s is not waiting to be swept */
 void gc_sweep_pay(void);               /* proportional sweeping before an allocation */
 void gc_sweep_began(void);
 void gc_release_free_pages(struct m *m);

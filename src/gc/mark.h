@@ -98,8 +98,8 @@ void mark_range(struct gcwork *w, uintptr_t start, uintptr_t limit);
 /* Scan the fields of one object without marking it. */
 void scan_object(struct gcwork *w, const struct mspan *s, size_t index);
 
-/* Scan spans until nothing is left, `budget` bytes are done or `*stop` becomes true (stop may be
- * NULL). Bytes scanned. Does nothing while a round is on. */
+/* Scan spans until nothing is left, `budget` bytes are done or the clock passes `deadline` (looked at every
+ * few spans). Bytes scanned. Does nothing while a round is on. */
 uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline);
 
 #endif

@@ -88,10 +88,9 @@ bool gc_sweep_span(struct mspan *s, bool keep)
     return false;
 }
 
-static struct mspan *take_any(uint32_t sweepgen)
+static struct mspan *take_any(uint32_t sweepgen, uint32_t start)
 {
     uint32_t n = load_acq(&heap.nspanclasses); /* acquire: pairs with heap_spanclass */
-    uint32_t start = load_rlx(&gc.sweep_cursor);
     for (uint32_t i = start; i < n; i++) {
         struct mspan *s = mcentral_take_unswept(mcentral_of(i), sweepgen);
         if (s != NULL) {
@@ -102,16 +101,10 @@ static struct mspan *take_any(uint32_t sweepgen)
     return NULL;
 }
 
-bool gc_sweep_one(void)
+static bool sweep_from(uint32_t spanclass)
 {
-    /* acquire: who sees it drained sees heap.sweeping of who drained it. */
-    if (load_acq(&heap.returned) != NULL) {
-        mcentral_drain_returned();
-        store_rlx(&gc.sweep_cursor, 0u);
-    }
-    add_acqrel(&heap.sweeping,
-               1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
-    struct mspan *s = take_any(load_acq(&heap.sweepgen)); /* acquire: pairs with the flip */
+    add_acqrel(&heap.sweeping, 1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
+    struct mspan *s = take_any(load_acq(&heap.sweepgen), spanclass); /* acquire: pairs with the flip */
     if (s != NULL) {
         gc_sweep_span(s, false);
     }
@@ -119,53 +112,36 @@ bool gc_sweep_one(void)
     return s != NULL;
 }
 
-/* [sweep.done]: called by the collector after H-GIVEBACK, so nobody adds unswept spans any more. */
+bool gc_sweep_one(void)
+{
+    /* acquire: who sees it drained sees heap.sweeping of who drained it. */
+    if (load_acq(&heap.returned) != NULL) {
+        mcentral_drain_returned();
+        store_rlx(&gc.sweep_cursor, 0u);
+    }
+    return sweep_from(load_rlx(&gc.sweep_cursor)); /* relaxed: a hint */
+}
+
+/* Spans that others hold at this moment are swept, or go to the lists, when they are done. */
+static void wait_for_sweepers(void)
+{
+    while (load_acq(&heap.sweeping) != 0) { /* acquire: what they did; pairs with their leaving */
+        os_sleep_ns(20000);
+    }
+}
+
+/* [sweep.done]: called by the collector after H-GIVEBACK, so caches give back no unswept span any more.
+ * First who moves spans to the lists has to be done, then the lists empty, then who took the last. */
 void gc_sweep_finish(void)
 {
-    for (;;) {
-        store_rlx(&gc.sweep_cursor, 0u);
+    do {
         while (gc_sweep_one()) {
             world_safepoint();
         }
-        /* Others hold spans at this moment that are swept, or go to the lists, when they are done. */
-        while (load_acq(&heap.sweeping) != 0) {
-            os_sleep_ns(20000);
-        }
-        store_rlx(&gc.sweep_cursor, 0u);
-        if (!gc_sweep_one() && load_acq(&heap.returned) == NULL) {
-            break;
-        }
-    }
+        wait_for_sweepers();
+    } while (load_acq(&heap.returned) != NULL || sweep_from(0));
+    wait_for_sweepers();
     store_rel(&gc.sweep_done, true); /* release: pairs with gc_sweep_pay */
-}
-
-void gc_sweep_ensure(struct mspan *s)
-{
-    uint32_t sg = load_acq(&heap.sweepgen);
-    for (;;) {
-        uint32_t g = load_acq(&s->sweepgen); /* acquire: pairs with the lists' lock */
-        if (g == sg || g == sg + 3) {
-            return;
-        }
-        if (g == sg - 2) {
-            add_acqrel(&heap.sweeping, 1u);
-            bool ours = mcentral_claim_unswept(s, sg);
-            if (ours) {
-                gc_sweep_span(s, false);
-            }
-            sub_acqrel(&heap.sweeping, 1u);
-            if (ours) {
-                return;
-            }
-        }
-        if (heap_span_of(s->base) != s) {
-            return; /* it died under a sweeper */
-        }
-        if (load_rlx(&heap.returned) != NULL) {
-            mcentral_drain_returned();
-        }
-        os_sleep_ns(1000);
-    }
 }
 
 /* Proportional: pages swept keep pace with bytes allocated, so that all is swept when the next cycle

@@ -209,8 +209,9 @@ static size_t run_next_hole(struct mcache *c, struct run *r)
     }
     bits_set(mspan_allocs(s), from, to); /* release: [run.zero] and the marks above are seen */
     s->free_index = (uint32_t)to;
-    add_rlx(&mcentral_of(s->spanclass)->nmalloc, (uint64_t)(to - from));
     run_open(r, mspan_object(s, from), mspan_object(s, to));
+    /* release, after the run is open: who reads the count sees what of it is still unused. */
+    add_acqrel(&mcentral_of(s->spanclass)->nmalloc, (uint64_t)(to - from));
     c->used = true;
     return bytes;
 }

@@ -88,8 +88,6 @@ void mcentral_add_swept(struct mspan *s, bool has_free);
 struct mspan *mcentral_take_unswept(struct mcentral *central, uint32_t sweepgen);
 /* Move the spans that caches gave back to the lists of the unswept. */
 void mcentral_drain_returned(void);
-/* The same for one span, wherever it is listed; false: somebody else has it. */
-bool mcentral_claim_unswept(struct mspan *s, uint32_t sweepgen);
 /* A swept large span is the caller's to free; false: it is not swept, or somebody else has it. */
 bool mcentral_remove_large(struct mspan *s, uint32_t sweepgen);
 /* After loam_free cleared an alloc bit: make the slot findable. */

@@ -145,25 +145,11 @@ void mcentral_drain_returned(void)
     while (s != NULL) {
         struct mspan *next = s->next;
         s->next = NULL;
-        /* A large object comes here when a signal handler allocated it: mheap_alloc_nested. */
+        /* A large object comes here when a signal handler allocated it: mcache_alloc_nested. */
         add(mcentral_of(s->spanclass), s, load_rlx(&s->sweepgen), s->sizeclass != 0);
         s = next;
     }
     sub_acqrel(&heap.sweeping, 1u);
-}
-
-bool mcentral_claim_unswept(struct mspan *s, uint32_t sweepgen)
-{
-    struct mcentral *central = mcentral_of(s->spanclass);
-    bool claimed = false;
-    mutex_lock(&central->lock);
-    if (s->list != NULL && load_rlx(&s->sweepgen) == sweepgen - 2) {
-        span_list_remove(s);
-        store_rlx(&s->sweepgen, sweepgen - 1); /* relaxed: the lock orders it */
-        claimed = true;
-    }
-    mutex_unlock(&central->lock);
-    return claimed;
 }
 
 void mcentral_slot_freed(struct mspan *s)

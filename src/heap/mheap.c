@@ -38,10 +38,18 @@ static size_t table_bytes_per_page(void)
            sizeof(uint8_t) + sizeof(uint32_t);
 }
 
+/* A pointer of which the low half was overwritten by a small int is a multiple of 4 GiB or close behind,
+ * and stacks are full of them: no object of a small heap lies there, for the first page holds none. */
+static char *region_reserve(size_t bytes)
+{
+    char *base = os_reserve(bytes, bytes < GIB(4) ? bytes : GIB(4));
+    return base != NULL ? base : os_reserve(bytes, MIB(64));
+}
+
 static bool region_try(size_t bytes)
 {
     size_t npages = bytes >> PAGE_SHIFT;
-    char *base = os_reserve(bytes, MIB(64));
+    char *base = region_reserve(bytes);
     if (base == NULL) {
         return false;
     }

@@ -25,7 +25,6 @@
 enum { ZERO_CHUNK = 256 << 10 }; /* bytes zeroed between two looks at what is asked */
 
 void (*_Atomic malloc_oom_fn)(void *arg);
-void *_Atomic malloc_oom_arg;
 
 /* The next slot of r; false: none, or a signal handler refilled r meanwhile. */
 ALWAYS_INLINE bool run_take(struct run *r, uintptr_t *taken)
@@ -53,7 +52,7 @@ static COLD void *out_of_memory(void)
     void (*fn)(void *) =
         load_acq(&malloc_oom_fn); /* acquire: pairs with the setter; arg is its own */
     if (fn != NULL) {
-        fn(load_rlx(&malloc_oom_arg));
+        fn((void *)load_acq(&gc.oom_arg));
     }
     errno = ENOMEM;
     return NULL;
@@ -92,7 +91,7 @@ static void pay_after(struct m *m, size_t bytes)
 /* From a handler of the program that interrupted the library itself. */
 static COLD void *malloc_nested(struct m *m, struct gctype *type, size_t bytes)
 {
-    struct mspan *s = mcache_alloc_nested(&m->cache, bytes, type);
+    struct mspan *s = bytes <= MIB(1) ? mcache_alloc_nested(&m->cache, bytes, type) : NULL;
     if (s == NULL) {
         errno = ENOMEM;
         return NULL;
@@ -118,12 +117,8 @@ static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
     return p;
 }
 
-static NOINLINE void *malloc_small_slow(struct m *m, struct gctype *type, size_t bytes,
-                                        uint32_t spanclass)
+static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
 {
-    if (m->deep != 0) {
-        return malloc_nested(m, type, bytes);
-    }
     bool shallow = m->busy != 0; /* a handler over a store: no answers and no marking from here */
     for (int tries = 0;; tries++) {
         if (!shallow) {
@@ -165,7 +160,7 @@ static void zero_large(struct m *m, struct mspan *s)
 
 static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t bytes)
 {
-    if (m->busy != 0) {
+    if (m->busy != 0) { /* a handler over a store: it must not wait for the zeroing of all that */
         return malloc_nested(m, type, bytes);
     }
     if (bytes > SIZE_MAX / 2 - HEAP_PAGE_SIZE) {
@@ -229,9 +224,23 @@ static uint32_t spanclass_for(struct m *m, struct gctype *type, unsigned sizecla
     return likely(id != 0) ? id : make_spanclass(m, type, sizeclass);
 }
 
+/* A type's first use is in a signal handler over library code, which may hold the lock of the types: the
+ * object is searched conservatively instead. NULL: only the program knows how to search it. */
+static COLD struct gctype *nested_type(const loam_type *type)
+{
+    if (type->flags & LOAM_TYPE_IS_SCANNED) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return type->flags & LOAM_TYPE_IS_NOSCAN ? &gctype_noscan : &gctype_conservative;
+}
+
 static struct gctype *type_of(struct m *m, const loam_type *type)
 {
     struct gctype *t = gctype_known(type);
+    if (unlikely(t == NULL) && m->deep != 0) {
+        return nested_type(type);
+    }
     if (unlikely(t == NULL)) {
         m_enter(m);
         t = gctype_intern(type);
@@ -242,6 +251,9 @@ static struct gctype *type_of(struct m *m, const loam_type *type)
 
 void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
 {
+    if (unlikely(m->deep != 0)) {
+        return malloc_nested(m, type, bytes);
+    }
     if (unlikely(bytes > MAX_SMALL_SIZE)) {
         return malloc_large(m, type, bytes);
     }
@@ -249,17 +261,15 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
     if (unlikely(spanclass == 0)) {
         return out_of_memory();
     }
-    if (m->deep == 0) {
-        struct run *r = spanclass < NUM_FIXED_SPANCLASSES ? &m->cache.runs[spanclass] : NULL;
-        if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
-            r = &m->cache.typed[spanclass / SPANCLASS_CHUNK][spanclass % SPANCLASS_CHUNK];
-        }
-        uintptr_t p;
-        if (r != NULL && run_take(r, &p)) {
-            return (void *)p;
-        }
+    struct run *r = spanclass < NUM_FIXED_SPANCLASSES ? &m->cache.runs[spanclass] : NULL;
+    if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
+        r = &m->cache.typed[spanclass / SPANCLASS_CHUNK][spanclass % SPANCLASS_CHUNK];
     }
-    return malloc_small_slow(m, type, bytes, spanclass);
+    uintptr_t p;
+    if (r != NULL && run_take(r, &p)) {
+        return (void *)p;
+    }
+    return malloc_small_slow(m, spanclass);
 }
 
 /* -- the contract ------------------------------------------------------------------------------ */
@@ -305,10 +315,10 @@ static NOINLINE void *new_slow(const loam_type *type, size_t count)
     if (t == NULL) {
         return NULL;
     }
-    if (__builtin_mul_overflow(t->size, count, &bytes)) {
+    if (__builtin_mul_overflow(type->size, count, &bytes)) {
         return out_of_memory();
     }
-    if (count == 1 && bytes <= MAX_SMALL_SIZE && load_rlx(&t->single) == 0) {
+    if (count == 1 && m->deep == 0 && bytes <= MAX_SMALL_SIZE && load_rlx(&t->single) == 0) {
         store_rlx(&t->single, make_spanclass(m, t, class_for(t, bytes))); /* relaxed: a number */
     }
     return malloc_typed(m, t, bytes);
@@ -337,15 +347,15 @@ void *loam_new_flex(const loam_type *type, size_t count)
     if (t == NULL) {
         return NULL;
     }
-    if (!t->flex) {
+    if (!(type->flags & LOAM_TYPE_IS_FLEX)) {
         errno = EINVAL;
         return NULL;
     }
-    if (__builtin_mul_overflow(t->tail_elem, count, &bytes) ||
-        __builtin_add_overflow(bytes, t->tail_offset, &bytes)) {
+    if (__builtin_mul_overflow(type->tail_size, count, &bytes) ||
+        __builtin_add_overflow(bytes, type->tail_offset, &bytes)) {
         return out_of_memory();
     }
-    return malloc_typed(m, t, bytes < t->size ? t->size : bytes);
+    return malloc_typed(m, t, bytes < type->size ? type->size : bytes);
 }
 
 size_t loam_new_batch(const loam_type *type, size_t count, void *out[])

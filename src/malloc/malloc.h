@@ -31,6 +31,5 @@ void *malloc_realloc(struct m *m, void *p, size_t bytes);
 
 /* Called before an allocation gives NULL. */
 extern void (*_Atomic malloc_oom_fn)(void *arg);
-extern void *_Atomic malloc_oom_arg;
 
 #endif

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic bool started;
@@ -35,9 +36,13 @@ static bool start_locked(void)
 COLD struct m *malloc_attach(void)
 {
     if (!malloc_started()) {
+        sigset_t all, old; /* a handler of the program that allocates would wait for our own lock */
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &old);
         pthread_mutex_lock(&start_lock);
         bool ok = malloc_started() || start_locked();
         pthread_mutex_unlock(&start_lock);
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
         if (!ok) {
             errno = ENOMEM;
             return NULL;

@@ -23,6 +23,8 @@
  */
 #include "observe/observe.h"
 
+#include "malloc/malloc.h"
+
 #include "heap/fixalloc.h"
 
 #include <string.h>
@@ -235,7 +237,7 @@ static void fill(loam_memstats *m, struct sample *s, bool exact)
 
 void loam_read_memstats(loam_memstats *stats)
 {
-    struct m *m = m_self; /* NULL: a thread that no handshake asks */
+    struct m *m = malloc_self(); /* attached, or its locks would be unknown to fork; NULL: no memory */
     struct sample s;
     bool done = false;
     for (int i = 0; !done; i++) {

@@ -77,6 +77,11 @@ static int data_module(struct dl_phdr_info *info, size_t size, void *arg)
     if (module_is_library(info)) {
         return 0;
     }
+#if defined(__SANITIZE_THREAD__) /* its tables are 50 MB and name no object of the program */
+    if (info->dlpi_name != NULL && strstr(info->dlpi_name, "/libtsan.so") != NULL) {
+        return 0;
+    }
+#endif
     for (size_t i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
         if (ph->p_type != PT_LOAD || (ph->p_flags & (PF_R | PF_W)) != (PF_R | PF_W)) {

@@ -85,7 +85,6 @@ struct m {
     struct gcwork work;
     int64_t assist_debt;   /* bytes of scan work owed; negative: credit */
     uint64_t stress_count; /* allocations since gcstress last started a cycle */
-    uint64_t rng;
 
     int tid;
     uintptr_t tp; /* thread pointer, where its thread-local storage hangs */

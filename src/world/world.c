@@ -321,13 +321,18 @@ void m_detach(void)
 #ifndef PTHREAD_DESTRUCTOR_ITERATIONS
 #define PTHREAD_DESTRUCTOR_ITERATIONS 4 /* POSIX asks for as many at least */
 #endif
+#if defined(__SANITIZE_THREAD__) /* its own destructor ends the thread for it in the last round */
+enum { EXIT_ROUNDS = PTHREAD_DESTRUCTOR_ITERATIONS - 1 };
+#else
+enum { EXIT_ROUNDS = PTHREAD_DESTRUCTOR_ITERATIONS };
+#endif
 
 /* Destructors of keys made after ours come after this one: their values are roots until the last round.
  * A thread that attaches in a late round never sees its own last: it is reaped. */
 static void on_thread_exit(void *arg)
 {
     struct m *m = arg;
-    if (++m->exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS && pthread_setspecific(exit_key, m) == 0) {
+    if (++m->exit_rounds < EXIT_ROUNDS && pthread_setspecific(exit_key, m) == 0) {
         return;
     }
     m_detach();

@@ -208,7 +208,7 @@ static void *copy_and_read(void *arg)
             LOAM_SET(shared[rng_below(&me->rng, SHARED)], item_new(rng_next(&me->rng)));
         } else {
             for (size_t i = 0; i < count; i++) {
-                item *it = *(item *volatile *)&shared[from + i];
+                item *it = LOAD_SLOT(shared[from + i]);
                 item_check(it);
                 EXPECT_PTR_EQ(loam_base(it), it);
             }

@@ -200,7 +200,7 @@ typedef struct cell {
     uint64_t word; /* the inverse of the address; 0: empty */
 } cell;
 
-static void cell_scan(const cell *cells, size_t bytes, loam_marker *m)
+static SCANS void cell_scan(const cell *cells, size_t bytes, loam_marker *m)
 {
     for (size_t i = 0; i < bytes / sizeof *cells; i++) {
         uint64_t word = *(const volatile uint64_t *)&cells[i].word;

@@ -55,7 +55,7 @@ static void work_in_handler(int signo)
     }
     if (mine_in_handler != NULL) {
         item_check(mine_in_handler);
-        item *tail = *(item *volatile *)&mine_in_handler->next; /* another thread may cut it off */
+        item *tail = LOAD_SLOT(mine_in_handler->next); /* another thread may cut it off */
         if (tail != NULL) {
             item_check(tail);
             LOAM_SET(tail->next, NULL);
@@ -138,7 +138,7 @@ static void storm(struct team *team, int signo)
     atomic_store(&stop, true);
     team_join(team);
     thread_join(collector);
-    EXPECT_GT(atomic_load(&handled), 10);
+    EXPECT_GT(atomic_load(&handled), TEST_TSAN ? 1 : 10);
     printf("  %" PRIu64 " signals handled\n", atomic_load(&handled));
 }
 
@@ -209,7 +209,7 @@ static void by_timer_on_an_alternate_stack(void)
     atomic_store(&stop, true);
     team_join(&team);
     EXPECT_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
-    EXPECT_GT(atomic_load(&handled), 10);
+    EXPECT_GT(atomic_load(&handled), TEST_TSAN ? 1 : 10);
     printf("  %" PRIu64 " signals handled\n", atomic_load(&handled));
 }
 

@@ -188,7 +188,7 @@ static node *pop(void)
     node *top = atomic_load(&stack_top);
     while (top != NULL) {
         node_check(top);
-        node *next = *(node *volatile *)&top->next;
+        node *next = LOAD_SLOT(top->next);
         if (loam_compare_exchange(&stack_top, &top, next)) {
             return top;
         }

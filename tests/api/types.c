@@ -282,7 +282,7 @@ typedef struct value {
 
 static _Atomic(size_t) odd_pieces;
 
-static void value_scan(const value *obj, size_t bytes, loam_marker *m)
+static SCANS void value_scan(const value *obj, size_t bytes, loam_marker *m)
 {
     if (bytes % sizeof *obj != 0) {
         atomic_fetch_add(&odd_pieces, 1);

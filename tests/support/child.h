@@ -99,6 +99,11 @@ static inline void child_run(struct child *c, const char *name, const char *cons
                 setenv(key, equals + 1, 1);
             }
         }
+        const char *emulator = getenv("TEST_EMULATOR");
+        char self[4096] = "";
+        if (emulator != NULL && readlink("/proc/self/exe", self, sizeof self - 1) > 0) {
+            execl(emulator, emulator, self, "--child", name, "--seed", seed, (char *)NULL);
+        }
         execl("/proc/self/exe", test_state.argv[0], "--child", name, "--seed", seed, (char *)NULL);
         _exit(127);
     }

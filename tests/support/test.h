@@ -40,6 +40,25 @@
 #define TEST_SANITIZED 0
 #endif
 
+/* ThreadSanitizer delivers signals at the next call that it intercepts, and takes plain loads that race with
+ * LOAM_SET for races, though the contract allows them: LOAD_SLOT(lvalue) is such a load. SCANS is for functions of
+ * LOAM_TYPE_SCANNED, which read what the program is writing. */
+#if defined(__SANITIZE_THREAD__)
+#define TEST_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TEST_TSAN 1
+#endif
+#endif
+#ifdef TEST_TSAN
+#define LOAD_SLOT(slot) __atomic_load_n(&(slot), __ATOMIC_ACQUIRE)
+#define SCANS __attribute__((__no_sanitize__("thread")))
+#else
+#define TEST_TSAN 0
+#define LOAD_SLOT(slot) (*(__typeof__(slot) volatile *)&(slot))
+#define SCANS
+#endif
+
 /* The process's one test: set by test_begin, read-only from then on, but for `name` (the running case). */
 struct test_state {
     uint64_t seed;
