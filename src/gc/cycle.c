@@ -585,12 +585,33 @@ static uint32_t ask_for_cycle(void)
     return ticket;
 }
 
-void gc_force(void)
+static void wait_for_cycle(struct m *m, uint32_t ticket)
 {
-    ask_for_cycle();
-    if (load_acq(&gc.running)) {
-        gc_wake();
+    struct m_wait wait;
+    m_begin_wait(m, &wait);
+    for (;;) {
+        uint32_t done = load_acq(&gc.finished); /* acquire: pairs with run_cycle */
+        if ((int32_t)(done - ticket) >= 0) {
+            break;
+        }
+        os_futex_wait(&gc.finished, done, -1);
     }
+    m_end_wait(m, &wait);
+}
+
+/* gcstress: the cycle that this thread asked for last has to be over before it asks for the next one, so
+ * that there is one for every so many allocations, and it runs beside them. */
+void gc_stress(struct m *m)
+{
+    if (!collector_started()) {
+        collect_inline(m);
+        return;
+    }
+    if (m->stress_ticket != 0) {
+        wait_for_cycle(m, m->stress_ticket);
+    }
+    m->stress_ticket = ask_for_cycle();
+    gc_wake();
 }
 
 static void commit_pacer(void)
@@ -635,16 +656,7 @@ void gc_collect(struct m *m)
     }
     add_acqrel(&gc.waiters, 1u);
     gc_wake();
-    struct m_wait wait;
-    m_begin_wait(m, &wait);
-    for (;;) {
-        uint32_t done = load_acq(&gc.finished); /* acquire: pairs with run_cycle */
-        if ((int32_t)(done - ticket) >= 0) {
-            break;
-        }
-        os_futex_wait(&gc.finished, done, -1);
-    }
-    m_end_wait(m, &wait);
+    wait_for_cycle(m, ticket);
     sub_acqrel(&gc.waiters, 1u);
 }
 

@@ -117,7 +117,7 @@ void gc_collect(struct m *m);      /* loam_gc */
 void gc_start_if_due(struct m *m); /* after an allocation grew the heap; not busy */
 bool gc_is_due(void);
 void gc_wake(void);
-void gc_force(void);                          /* a cycle, soon; does not wait */
+void gc_stress(struct m *m); /* as many allocations as GODEBUG gcstress says were made */
 int gc_set_percent(struct m *m, int percent); /* the old value */
 int64_t gc_set_min_heap(struct m *m, int64_t bytes);
 void gc_wait_progress(struct m *m); /* a moment, for the cycle to get on */

@@ -80,7 +80,7 @@ static void pay_after(struct m *m, size_t bytes)
 {
     if (unlikely(gc.options.stress != 0) && ++m->stress_count >= (uint64_t)gc.options.stress) {
         m->stress_count = 0;
-        gc_force();
+        gc_stress(m);
     }
     gc_start_if_due(m);
     if (load_rlx(&gc.phase) != GC_OFF || load_rlx(&gc.live) > load_rlx(&gc.trigger)) {

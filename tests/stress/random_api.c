@@ -46,7 +46,7 @@ typedef struct scanned {
     void *second;
 } scanned;
 
-static void scanned_scan(const scanned *s, size_t bytes, loam_marker *m)
+static SCANS void scanned_scan(const scanned *s, size_t bytes, loam_marker *m)
 {
     for (size_t i = 0; i < bytes / sizeof *s; i++) {
         loam_mark(m, *(void *const volatile *)&s[i].first);
