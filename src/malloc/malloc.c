@@ -178,11 +178,13 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
             if (load_rlx(&s->needzero)) {
                 zero_large(m, s); /* not to be found by address yet, and nobody waits for us */
             }
+            /* volatile: as above; before m_leave, for a thread that stands still there for long may be
+             * led through a whole cycle. */
+            volatile uintptr_t p = s->base;
             m_enter(m);
             mcache_publish_large(&m->cache, s);
             count_growth(m, mspan_bytes(s));
             m_leave(m);
-            volatile uintptr_t p = s->base; /* volatile: as above */
             pay_after(m, mspan_bytes(s));
             return (void *)p;
         }
