@@ -149,6 +149,27 @@ static void save_context(struct m_context *ctx, const void *ucontext, uintptr_t 
     memcpy(ctx->regs, regs, ctx->nregs * sizeof *regs);
 }
 
+/* Answer from the handler. ThreadSanitizer calls it late, at some call of the thread, with a copy of the
+ * context in which the signal arrived: that says nothing of where the thread is now. */
+static void answer_interrupted(struct m *m, void *ucontext)
+{
+#if defined(__SANITIZE_THREAD__)
+    (void)ucontext, (void)save_context;
+    store_rlx(&m->ack_pc, (uintptr_t)0);
+    m_poll(m);
+#else
+    uintptr_t pc = os_context_pc(ucontext);
+    uintptr_t restart = os_stores_restart(pc);
+    if (restart != pc) {
+        os_context_set_pc(ucontext, restart);
+    }
+    store_rlx(&m->ack_pc, restart == pc ? pc : 0); /* relaxed: read after the ack */
+    struct m_context ctx;
+    save_context(&ctx, ucontext, (uintptr_t)__builtin_frame_address(0));
+    m_answer(m, &ctx);
+#endif
+}
+
 static void on_signal(int signo, void *info, void *ucontext)
 {
     int saved = errno;
@@ -156,15 +177,7 @@ static void on_signal(int signo, void *info, void *ucontext)
     if (!os_signal_is_ours(info) || m == NULL || !xchg_rlx(&m->signaled, false)) {
         os_signal_chain(signo, info, ucontext); /* the program's own, also from itself */
     } else if (m->busy == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
-        uintptr_t pc = os_context_pc(ucontext);
-        uintptr_t restart = os_stores_restart(pc);
-        if (restart != pc) {
-            os_context_set_pc(ucontext, restart);
-        }
-        store_rlx(&m->ack_pc, restart == pc ? pc : 0); /* relaxed: read after the ack */
-        struct m_context ctx;
-        save_context(&ctx, ucontext, (uintptr_t)__builtin_frame_address(0));
-        m_answer(m, &ctx);
+        answer_interrupted(m, ucontext);
     }
     errno = saved;
 }
@@ -272,6 +285,7 @@ static struct m *attach(void)
     link_m_locked(m);
     m_self = m;
     mutex_unlock(&world.lock);
+    m->busy = m->deep = 0;
     return m;
 }
 
@@ -281,15 +295,14 @@ COLD struct m *m_attach(void)
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    struct m *m = attach();
+    /* Such a handler may have run since the caller looked. */
+    struct m *m = m_self != NULL ? m_self : attach();
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (m == NULL) {
         errno = ENOMEM;
         return NULL;
     }
-    m->deep = 0;
-    m->busy = 0;
-    if (m_asked(m)) {
+    if (m->busy == 0 && m_asked(m)) {
         m_poll(m);
     }
     return m;
