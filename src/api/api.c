@@ -283,9 +283,9 @@ int loam_set_max_procs(int n)
     if (malloc_self() == NULL) {
         return os_ncpu();
     }
-    int old = gc.options.max_procs;
+    int old = load_rlx(&gc.options.max_procs);
     if (n >= 1) {
-        gc.options.max_procs = n;
+        store_rlx(&gc.options.max_procs, n); /* relaxed: a number */
     }
     return old;
 }

@@ -227,7 +227,7 @@ static bool round_is_clean(void)
  * slices, unless somebody waits for it. */
 static void rest(int64_t worked)
 {
-    double share = PACER_UTILIZATION * gc.options.max_procs;
+    double share = PACER_UTILIZATION * load_rlx(&gc.options.max_procs);
     if (share < 1.0 && load_rlx(&gc.waiters) == 0 && !gc.options.stop_the_world) {
         os_sleep_ns((int64_t)((double)worked * (1.0 - share) / share));
     }
@@ -306,13 +306,15 @@ static void clear_stale_marks(void)
 
 static void begin_counts(struct gc_cycle_stats *st)
 {
-    store_rlx(&gc.pacer.assist_goal, gc.pacer.goal);
     memset(st, 0, sizeof *st);
     st->begin = os_nanotime();
     st->number = load_rlx(&gc.started);
     st->live_begin = load_rlx(&gc.live);
+    mutex_lock(&gc.pacer_lock);
+    store_rlx(&gc.pacer.assist_goal, gc.pacer.goal);
     st->goal = gc.pacer.goal;
     st->trigger = gc.pacer.trigger;
+    mutex_unlock(&gc.pacer_lock);
     store_rlx(&gc.bytes_marked, UINT64_C(0));
     store_rlx(&gc.scan_work, UINT64_C(0));
     store_rlx(&gc.stack_scan, UINT64_C(0));
@@ -343,7 +345,7 @@ static void end_of_mark_counts(struct gc_cycle_stats *st, int64_t worker_ns)
         .duration_ns = (double)(st->mark_end - st->mark_begin),
         .assist_ns = (double)st->assist_ns,
         .idle_ns = (double)st->idle_ns,
-        .procs = gc.options.max_procs,
+        .procs = load_rlx(&gc.options.max_procs),
     };
     mutex_lock(&gc.pacer_lock);
     gc.pacer.gc_percent = load_rlx(&gc.gc_percent);
@@ -488,7 +490,7 @@ static void helper_main(void *arg)
 
 static void start_helpers(void)
 {
-    int want = gc.options.max_procs - 1;
+    int want = load_rlx(&gc.options.max_procs) - 1;
     want = want > MAX_HELPERS ? MAX_HELPERS : want;
     while (collector.nhelpers < want) {
         if (os_thread_start(helper_main, (void *)(intptr_t)collector.nhelpers, "loam-mark") != 0) {
@@ -723,8 +725,8 @@ bool gc_init(void)
     if (gc.options.stress != 0) {
         world.delay = stress_delay;
     }
-    if (gc.options.max_procs < 1) {
-        gc.options.max_procs = os_ncpu();
+    if (load_rlx(&gc.options.max_procs) < 1) {
+        store_rlx(&gc.options.max_procs, os_ncpu());
     }
     pacer_init(&gc.pacer, load_rlx(&gc.gc_percent));
     store_rlx(&gc.trigger, gc.pacer.trigger);

@@ -32,7 +32,7 @@ struct gc_options {
     bool checkmark;
     bool stop_the_world;
     bool clobber_free;
-    int max_procs;
+    _Atomic int max_procs;
 };
 
 struct gc {

@@ -50,14 +50,15 @@ static void read_max_procs(void)
 {
     const char *text = getenv("GOMAXPROCS");
     long v;
-    gc.options.max_procs = os_ncpu();
+    store_rlx(&gc.options.max_procs, os_ncpu());
     if (text == NULL || *text == '\0') {
         return;
     }
     if (parse_int(text, strlen(text), &v) && v >= 1) {
-        gc.options.max_procs = (int)v;
+        store_rlx(&gc.options.max_procs, (int)v);
     } else {
-        warnf("GOMAXPROCS=%s: not a positive number; using %d", text, gc.options.max_procs);
+        warnf("GOMAXPROCS=%s: not a positive number; using %d", text,
+              load_rlx(&gc.options.max_procs));
     }
 }
 

@@ -245,11 +245,11 @@ static void scan_table(struct gcwork *w, struct table *t, bool pins)
     }
 }
 
-static void stack_live(const struct loam_stack *s, uintptr_t *from, uintptr_t *to)
+static NO_SANITIZE void stack_live(const struct loam_stack *s, uintptr_t *from, uintptr_t *to)
 {
-    *from = s->live;
-    *to = s->live_limit;
-    if (s->top != NULL && !s->parked) {
+    *from = load_rlx(&s->live); /* relaxed, here and below: see struct loam_stack */
+    *to = load_rlx(&s->live_limit);
+    if (s->top != NULL && !load_rlx(&s->parked)) {
         uintptr_t top = (uintptr_t) * (void *const volatile *)s->top;
         *from = s->start;
         *to = top < s->start ? s->start : top > s->limit ? s->limit : top;
@@ -383,10 +383,12 @@ struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void
         s = persistentalloc(sizeof *s, CACHE_LINE, &heap.stats.other_sys);
     }
     if (s != NULL) {
-        s->start = s->live = start;
-        s->limit = s->live_limit = start + bytes;
+        s->start = start;
+        s->limit = start + bytes;
         s->top = top;
-        s->parked = false;
+        store_rlx(&s->live, start);
+        store_rlx(&s->live_limit, start + bytes);
+        store_rlx(&s->parked, false);
         bool referred = stack_refer(m, s);
         mutex_lock(&world.lock);
         struct loam_stack **list = referred ? &world.stacks : &world.free_stacks;
@@ -420,9 +422,9 @@ int gc_stack_set(struct m *m, struct loam_stack *s, uintptr_t live, size_t bytes
     struct m *owner = load_acq(&s->owner);
     bool ok = owner == m || stack_refer(m, s);
     if (ok) {
-        s->live = whole ? s->start : live;
-        s->live_limit = whole ? s->limit : live + bytes;
-        s->parked = !whole;
+        store_rlx(&s->live, whole ? s->start : live);
+        store_rlx(&s->live_limit, whole ? s->limit : live + bytes);
+        store_rlx(&s->parked, !whole);
         if (owner != m) {
             store_rel(&s->owner, m); /* release: pairs with gc_scan_thread */
             uintptr_t from, to;

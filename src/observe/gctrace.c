@@ -69,8 +69,8 @@ void gctrace_print_cycle(void)
                      as_ms(begin).s, as_ms(st->assist_ns).s, as_ms(st->worker_ns).s,
                      as_ms(st->idle_ns).s, as_ms(end).s, st->live_begin >> 20, st->live_end >> 20,
                      st->marked >> 20, st->goal >> 20, st->stack_scan >> 20, st->globals_scan >> 20,
-                     gc.options.max_procs, st->forced ? " (forced)" : "", st->handshake_ns / 1000,
-                     st->pause_max_ns / 1000, st->rounds);
+                     load_rlx(&gc.options.max_procs), st->forced ? " (forced)" : "",
+                     st->handshake_ns / 1000, st->pause_max_ns / 1000, st->rounds);
     write_line(line, n);
 }
 
@@ -78,7 +78,7 @@ void gctrace_print_pacer(void)
 {
     const struct gc_cycle_stats *st = &gc.last;
     char line[LINE];
-    double all = (double)(st->mark_end - st->mark_begin) * gc.options.max_procs;
+    double all = (double)(st->mark_end - st->mark_begin) * load_rlx(&gc.options.max_procs);
     double used = (double)(st->worker_ns + st->assist_ns);
     uint64_t scan = load_rlx(&gc.scan_work);
     uint64_t of_heap = scan > st->globals_scan ? scan - st->globals_scan : 0;

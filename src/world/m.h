@@ -51,10 +51,12 @@ struct gcwork {
 /* A range that is searched with its thread's own stack: the contract's loam_stack. */
 struct loam_stack {
     uintptr_t start, limit;
-    void *const *top;           /* where the program keeps the live end; NULL: see live */
-    uintptr_t live, live_limit; /* used when top is NULL, or parked */
-    bool parked;                /* the program said what is live */
-    _Atomic(struct m *) owner;  /* who scans it; NULL: its thread has ended */
+    void *const *top; /* where the program keeps the live end; NULL: see live */
+    /* The former owner may be scanning while the new one writes: whatever it makes of them is within the
+     * stack, and the new owner shades. */
+    _Atomic uintptr_t live, live_limit; /* used when top is NULL, or parked */
+    _Atomic bool parked;                /* the program said what is live */
+    _Atomic(struct m *) owner;          /* who scans it; NULL: its thread has ended */
     struct loam_stack *next,
         *prev; /* world.stacks, under world.lock; records are reused, never freed */
 };

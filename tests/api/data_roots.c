@@ -226,6 +226,15 @@ static void build_cells(void *arg)
     }
 }
 
+static void check_cells(void *arg)
+{
+    (void)arg;
+    for (size_t i = 0; i < SLOTS; i++) {
+        item_check(((cell *)cells[i])->a);
+        item_check(((cell *)cells[i])->b);
+    }
+}
+
 static void a_type_outlives_its_library(void)
 {
     char path[PLUGIN_PATH];
@@ -246,10 +255,7 @@ static void a_type_outlives_its_library(void)
         EXPECT_ALL_LIVE(&batch);
     }
     EXPECT_MOST_DIE(&unlisted);
-    for (size_t i = 0; i < SLOTS; i++) {
-        item_check(((cell *)cells[i])->a);
-        item_check(((cell *)cells[i])->b);
-    }
+    call_deep(check_cells, NULL);
     LOAM_SET(cells, NULL);
     EXPECT_MOST_DIE(&batch);
 }
