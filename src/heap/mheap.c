@@ -291,6 +291,9 @@ void mheap_fill_reserve(void)
     size_t scavenged;
     mutex_lock(&heap.lock);
     size_t pn = pagealloc_alloc(&heap.pages, RESERVE_PAGES, &scavenged);
+    if (pn == PAGE_NONE && mheap_grow_locked(RESERVE_PAGES)) {
+        pn = pagealloc_alloc(&heap.pages, RESERVE_PAGES, &scavenged);
+    }
     if (pn != PAGE_NONE) {
         old = xchg_acqrel(&heap.reserve, (uint64_t)pn << 32 | RESERVE_PAGES);
         if ((uint32_t)old != 0) {

@@ -26,6 +26,7 @@ static bool start_locked(void)
     if (!gc_init() || !world_init()) {
         return false;
     }
+    mheap_fill_reserve(); /* before a handler of the program can need it */
     if (gc.at_start != NULL) {
         gc.at_start();
     }
