@@ -419,7 +419,6 @@ static void check_end(void *arg, const char *kind, uintptr_t obj, uintptr_t word
     }
 }
 
-
 void gc_checkmark(void)
 {
     bool running = !gc.options.stop_the_world;

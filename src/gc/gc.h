@@ -121,7 +121,7 @@ void gc_stress(struct m *m); /* as many allocations as GODEBUG gcstress says wer
 int gc_set_percent(struct m *m, int percent); /* the old value */
 int64_t gc_set_min_heap(struct m *m, int64_t bytes);
 void gc_wait_progress(struct m *m); /* a moment, for the cycle to get on */
-void gc_stop_world(void);              /* ended by world_start */
+void gc_stop_world(void);           /* ended by world_start */
 bool gc_emergency(struct m *m);     /* before an allocation fails; false: nothing to hope for */
 
 /* Live bytes that go before the next cycle finds out; never below zero. */
@@ -148,7 +148,7 @@ void gc_shade_now(struct m *m, uintptr_t word); /* mark at once; any context; m 
 
 /* roots.c */
 void gc_mark_roots(struct gcwork *w);
-void gc_scan_thread(struct m *m, const struct m_context *ctx);       /* H-SCAN */
+void gc_scan_thread(struct m *m, const struct m_context *ctx); /* H-SCAN */
 int gc_add_roots(struct m *m, uintptr_t start, size_t bytes);
 int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes);
 bool gc_pin(struct m *m, uintptr_t obj);
@@ -166,9 +166,9 @@ void gc_assist(struct m *m, size_t bytes);
 
 /* sweep.c */
 bool gc_sweep_span(struct mspan *s, bool keep);
-bool gc_sweep_one(void);               /* false: nothing left that waits */
-void gc_sweep_finish(void);            /* the collector: all of it */
-void gc_sweep_pay(void);               /* proportional sweeping before an allocation */
+bool gc_sweep_one(void);    /* false: nothing left that waits */
+void gc_sweep_finish(void); /* the collector: all of it */
+void gc_sweep_pay(void);    /* proportional sweeping before an allocation */
 void gc_sweep_began(void);
 void gc_release_free_pages(struct m *m);
 

@@ -103,8 +103,10 @@ static struct mspan *take_any(uint32_t sweepgen, uint32_t start)
 
 static bool sweep_from(uint32_t spanclass)
 {
-    add_acqrel(&heap.sweeping, 1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
-    struct mspan *s = take_any(load_acq(&heap.sweepgen), spanclass); /* acquire: pairs with the flip */
+    add_acqrel(&heap.sweeping,
+               1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
+    struct mspan *s = take_any(load_acq(&heap.sweepgen),
+                               spanclass); /* acquire: pairs with the flip */
     if (s != NULL) {
         gc_sweep_span(s, false);
     }

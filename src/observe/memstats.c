@@ -237,7 +237,8 @@ static void fill(loam_memstats *m, struct sample *s, bool exact)
 
 void loam_read_memstats(loam_memstats *stats)
 {
-    struct m *m = malloc_self(); /* attached, or its locks would be unknown to fork; NULL: no memory */
+    struct m *m =
+        malloc_self(); /* attached, or its locks would be unknown to fork; NULL: no memory */
     struct sample s;
     bool done = false;
     for (int i = 0; !done; i++) {

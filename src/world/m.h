@@ -85,7 +85,7 @@ struct m {
 
     struct wbbuf wbbuf;
     struct gcwork work;
-    int64_t assist_debt;   /* bytes of scan work owed; negative: credit */
+    int64_t assist_debt;    /* bytes of scan work owed; negative: credit */
     uint64_t stress_count;  /* allocations since gcstress last started a cycle */
     uint32_t stress_ticket; /* that cycle's number */
 

@@ -174,7 +174,13 @@ static void *wait_for_child(void *arg)
     int status = 0;
     atomic_fetch_add(&waiting, 1);
     pid_t pid = *(pid_t *)arg;
+    if (TEST_TSAN) { /* as above */
+        loam_enter_blocking();
+    }
     EXPECT_MSG(waitpid(pid, &status, 0) == pid, "waitpid: %s", strerror(errno));
+    if (TEST_TSAN) {
+        loam_exit_blocking();
+    }
     item_check(mine);
     return NULL;
 }

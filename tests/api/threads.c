@@ -286,8 +286,9 @@ static void run_with_stack(size_t bytes, size_t levels)
 {
     pthread_attr_t attr;
     pthread_t t;
+    long least = sysconf(_SC_THREAD_STACK_MIN); /* 128 KiB on 64-bit ARM */
     EXPECT_EQ(pthread_attr_init(&attr), 0);
-    EXPECT_EQ(pthread_attr_setstacksize(&attr, bytes), 0);
+    EXPECT_EQ(pthread_attr_setstacksize(&attr, least > (long)bytes ? (size_t)least : bytes), 0);
     EXPECT_EQ(pthread_create(&t, &attr, deep_recursion, &levels), 0);
     thread_join(t);
     pthread_attr_destroy(&attr);
