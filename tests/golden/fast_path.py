@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""fast_path.py - what an allocation and a store cost, in instructions, does not grow unseen.
+
+    fast_path.py BUILD INCLUDE CC
+
+Claims, for the release build in BUILD on x86-64:
+  alloc   loam_alloc_noscan's way from its entry to ret, where nothing is missing, is at most 24
+          instructions: no call, no lock prefix, no xchg with memory
+  step    a warm loam_alloc_noscan(16) takes at most 25 instructions from its call to its return,
+          counted by single steps (count.c), with the static and with the shared library (there
+          one or two more, of the program's own procedure linkage table, count too)
+  store   LOAM_SET, compiled with -O2, is one cmp with loam_write_barrier, one jne, one mov (of the
+          first field: that of another computes its address besides, for the call of the slow path)
+
+Exit status 77: cannot be said here (no objdump, no release build, another machine). Prints the listing
+of what is too long.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ALLOC_MOST = 24
+STEP_MOST = 25
+SKIP = 77
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+SAMPLE = """
+#include <loam.h>
+typedef struct node { struct node *left, *right; } node;
+LOAM_TYPE(node, left, right);
+void sample(node *n, node *child) { LOAM_SET(n->left, child); }
+"""
+
+
+def skip(why):
+    print("skip:", why)
+    sys.exit(SKIP)
+
+
+def run(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def disassemble(path, function):
+    """[(address, instruction, operands, relocation or None)] of a function."""
+    listing = run("objdump", "-dr", "--no-show-raw-insn", "--disassemble=" + function, path)
+    code = []
+    for line in listing.splitlines():
+        reloc = re.match(r"\s+[0-9a-f]+: (R_\S+)\s+(\S+)", line)
+        if reloc:
+            code[-1][3] = reloc.group(2)
+            continue
+        match = re.match(r"\s*([0-9a-f]+):\s+(.*?)\s*$", line)
+        if match:
+            name, _, operands = match.group(2).partition(" ")
+            code.append([int(match.group(1), 16), name, operands.strip(), None])
+    return code
+
+
+def straight_to_ret(code):
+    """The instructions from the entry to the first ret if no conditional jump is taken."""
+    at = {line[0]: i for i, line in enumerate(code)}
+    path, i = [], 0
+    while i < len(code) and len(path) < 200:
+        path.append(code[i])
+        _, name, operands, _ = code[i]
+        if name.startswith("ret"):
+            return path
+        target = re.match(r"([0-9a-f]+)", operands)
+        if name == "jmp" and target and int(target.group(1), 16) in at:
+            i = at[int(target.group(1), 16)]
+        else:
+            i += 1
+    return path + [[0, "(no ret)", "", None]]
+
+
+def show(code):
+    for address, name, operands, reloc in code:
+        print("  %6x  %-8s %s%s" % (address, name, operands, "  <%s>" % reloc if reloc else ""))
+
+
+def check_alloc(path):
+    code = straight_to_ret(disassemble(path, "loam_alloc_noscan"))
+    errors = []
+    if len(code) > ALLOC_MOST:
+        errors.append("%d instructions, more than %d" % (len(code), ALLOC_MOST))
+    for _, name, operands, _ in code:
+        text = name + " " + operands
+        if name.startswith(("call", "(no")) or "lock" in text:
+            errors.append("has " + text)
+        if name.startswith("xchg") and "(" in operands:
+            errors.append("has " + text)
+    print("alloc: %s: %d instructions" % (os.path.basename(path), len(code)))
+    for error in errors:
+        print("FAIL: loam_alloc_noscan:", error)
+    if errors:
+        show(code)
+    return not errors
+
+
+def check_steps(what, library, program):
+    result = subprocess.run([program], stdout=subprocess.PIPE, text=True)
+    if result.returncode == SKIP:
+        print("steps: not here: no process may be stepped")
+        return True
+    if result.returncode != 0:
+        print("FAIL: count.c ended with", result.returncode)
+        return False
+    first, *offsets = result.stdout.splitlines()
+    most = int(first.split()[-1])
+    print("steps: %s: %s" % (what, first))
+    if most <= STEP_MOST:
+        return True
+    print("FAIL: %s: %d steps, more than %d" % (what, most, STEP_MOST))
+    code = disassemble(library, "loam_alloc_noscan")
+    by_offset = {line[0] - code[0][0]: line for line in code}
+    for text in offsets:
+        if int(text, 16) in by_offset:
+            show([by_offset[int(text, 16)]])
+        else:
+            print("          (elsewhere: the call, the linkage table, another function)", text)
+    return False
+
+
+def check_store(compiler, flags, include, folder):
+    source, obj = os.path.join(folder, "sample.c"), os.path.join(folder, "sample.o")
+    with open(source, "w", encoding="ascii") as f:
+        f.write(SAMPLE)
+    run(compiler, "-O2", *flags, "-I", include, "-c", source, "-o", obj)
+    code = straight_to_ret(disassemble(obj, "sample"))
+    body = [line for line in code if not line[1].startswith(("endbr", "ret", "nop", "cs"))]
+    names = [re.sub(r"^(cmp|mov)[lq]$", r"\1", line[1]) for line in body]
+    ok = (names == ["cmp", "jne", "mov"] and body[0][3] is not None
+          and body[0][3].startswith("loam_write_barrier") and body[2][2].endswith("(%rdi)"))
+    print("store: %s %s: %s" % (compiler, " ".join(flags), " ".join(names)))
+    if not ok:
+        print("FAIL: LOAM_SET is not one cmp with loam_write_barrier, one jne, one mov")
+        show(code)
+    return ok
+
+
+def main():
+    build, include, compiler = sys.argv[1:4]
+    static = os.path.join(build, "libloam.a")
+    shared = os.path.join(build, "libloam.so")
+    if platform.machine() != "x86_64":
+        skip("the golden counts are of x86-64")
+    if shutil.which("objdump") is None:
+        skip("no objdump")
+    if not os.path.exists(static) or not os.path.exists(shared):
+        skip("no libraries in " + build)
+    ok = check_alloc(static)
+    ok = check_alloc(shared) and ok
+    with tempfile.TemporaryDirectory() as folder:
+        program = os.path.join(folder, "count")
+        common = [compiler, "-O2", "-I", include, os.path.join(HERE, "count.c"), "-o", program]
+        run(*common, static, "-lpthread")
+        ok = check_steps("static", static, program) and ok
+        run(*common, "-L", build, "-lloam", "-Wl,-rpath," + os.path.abspath(build))
+        ok = check_steps("shared", shared, program) and ok
+        ok = check_store(compiler, [], include, folder) and ok
+        for other in ("gcc", "clang"):
+            if shutil.which(other):
+                ok = check_store(other, ["-fno-pie"], include, folder) and ok
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
