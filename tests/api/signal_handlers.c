@@ -128,7 +128,9 @@ static void storm(struct team *team, int signo)
     }
     pthread_t collector = thread_start(collect_until_stop, NULL);
     team_start(team, 3, use_heap, NULL);
-    while (seconds_since(start) < seconds) {
+    /* Longer where the threads are slow to get going. */
+    while (seconds_since(start) < seconds ||
+           (atomic_load(&handled) <= 10 && seconds_since(start) < 20)) {
         for (size_t i = 0; i < team->count; i++) {
             EXPECT_EQ(pthread_kill(team->thread[i], signo), 0);
         }

@@ -338,6 +338,9 @@ static void ended_by_exit_and_cancel(void)
     for (size_t i = 0; i < 30; i++) {
         pthread_t t = thread_start(exit_from_below, &stage);
         EXPECT_PTR_EQ(thread_join(t), &stage);
+        if (TEST_TSAN) { /* it sees no locks of a thread that was cancelled in a call it intercepts */
+            continue;
+        }
         atomic_store(&holding, 0);
         t = thread_start(wait_for_ever, NULL);
         WAIT_FOR(20, atomic_load(&holding) == 1);
