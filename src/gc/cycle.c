@@ -245,7 +245,8 @@ static void mark_to_the_end(void)
             idle_since = 0;
         }
         mutex_lock(&gc.pacer_lock);
-        pacer_revise(&gc.pacer, load_rlx(&gc.live), load_rlx(&gc.scan_work));
+        pacer_revise(&gc.pacer, load_rlx(&gc.live),
+                     load_rlx(&gc.scan_work) + load_rlx(&gc.stack_scan));
         mutex_unlock(&gc.pacer_lock);
         world_safepoint();
         if (!gc_work_empty()) {

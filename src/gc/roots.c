@@ -269,6 +269,7 @@ void gc_mark_roots(struct gcwork *w)
             uintptr_t from, to;
             stack_live(s, &from, &to);
             mark_range(w, from, to);
+            add_rlx(&gc.stack_scan, to - from);
         }
     }
     mutex_unlock(&world.lock);
@@ -345,6 +346,7 @@ void gc_scan_thread(struct m *m, const struct m_context *ctx)
             to = s->limit;
         }
         mark_range(w, from, to);
+        add_rlx(&gc.stack_scan, to - from);
     }
     gcwork_publish(w);
 }
