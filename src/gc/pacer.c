@@ -21,9 +21,20 @@ void pacer_init(struct pacer *p, int gc_percent)
     pacer_commit(p);
 }
 
-static uint64_t expected_scan(const struct pacer *p)
+/* Products of large settings are larger than any heap: a conversion never overflows. */
+static uint64_t bytes_of(double bytes)
 {
-    return p->heap_scan + p->stack_scan + p->globals_scan;
+    return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
+}
+
+static double roots_scan(const struct pacer *p)
+{
+    return (double)p->stack_scan + (double)p->globals_scan;
+}
+
+static double expected_scan(const struct pacer *p)
+{
+    return (double)p->heap_scan + roots_scan(p);
 }
 
 void pacer_commit(struct pacer *p)
@@ -33,9 +44,8 @@ void pacer_commit(struct pacer *p)
         return;
     }
     double percent = p->gc_percent;
-    double roots = (double)(p->stack_scan + p->globals_scan);
-    uint64_t grow = (uint64_t)(((double)p->marked + roots) * percent / 100.0);
-    uint64_t floor = (uint64_t)((double)p->min_heap * percent / 100.0);
+    uint64_t grow = bytes_of(((double)p->marked + roots_scan(p)) * percent / 100.0);
+    uint64_t floor = bytes_of((double)p->min_heap * percent / 100.0);
     p->goal = p->marked + grow;
     p->goal = p->goal < floor ? floor : p->goal;
 
@@ -43,8 +53,8 @@ void pacer_commit(struct pacer *p)
     for (int i = 0; i < 4; i++) {
         cons_mark = p->cons_mark[i] > cons_mark ? p->cons_mark[i] : cons_mark;
     }
-    uint64_t runway = (uint64_t)(cons_mark * (1 - PACER_UTILIZATION) / PACER_UTILIZATION *
-                                 (double)expected_scan(p));
+    uint64_t runway =
+        bytes_of(cons_mark * (1 - PACER_UTILIZATION) / PACER_UTILIZATION * expected_scan(p));
     uint64_t room = p->goal - p->marked;
     uint64_t low = p->marked + room / 64 * 45;
     uint64_t high = p->marked + room / 64 * 61;
@@ -64,32 +74,37 @@ void pacer_start_cycle(struct pacer *p, uint64_t live)
     pacer_revise(p, live, 0);
 }
 
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 void pacer_revise(struct pacer *p, uint64_t live, uint64_t scan_done)
 {
-    uint64_t goal = p->goal == UINT64_MAX ? live + live / 2 + MIB(1) : p->goal;
-    uint64_t expected = expected_scan(p);
-    if (scan_done >= expected || expected == 0) {
+    double heap = (double)live;
+    double done = (double)scan_done;
+    double goal = p->goal == UINT64_MAX ? heap * 1.5 + (double)MIB(1) : (double)p->goal;
+    double expected = expected_scan(p);
+    double worst = heap + roots_scan(p);
+    if (done >= expected || expected <= 0) {
         /* More than last time: the worst case is that all of the heap is live and scannable; the goal
          * moves in proportion, but not further than one more GOGC. */
-        uint64_t worst = live + p->stack_scan + p->globals_scan;
-        if (expected != 0 && p->gc_percent >= 0) {
-            double grown = (double)goal / (double)expected * (double)worst;
-            double cap = (double)goal * (1.0 + p->gc_percent / 100.0);
-            double extended = grown < cap ? grown : cap;
-            goal = extended > (double)goal ? (uint64_t)extended : goal;
+        if (expected > 0 && p->gc_percent >= 0) {
+            double grown = goal / expected * worst;
+            double cap = goal * (1.0 + p->gc_percent / 100.0);
+            goal = larger(goal, grown < cap ? grown : cap);
         }
-        expected = worst > scan_done ? worst : scan_done;
+        expected = larger(worst, done);
     }
-    if (live > goal) {
-        goal += goal / 10;
-        uint64_t worst = live + p->stack_scan + p->globals_scan;
-        expected = worst > expected ? worst : expected;
+    if (heap > goal) {
+        goal *= 1.1;
+        expected = larger(worst, expected);
     }
-    double left = expected > scan_done + 1000 ? (double)(expected - scan_done) : 1000.0;
-    double room = goal > live ? (double)(goal - live) : 1.0;
+    double left = larger(expected - done, 1000);
+    double room = larger(goal - heap, 1);
     double per_mib = left / room * (double)MIB(1);
     store_rlx(&p->assist_work_per_mib, per_mib > 1e15 ? UINT64_C(1) << 49 : (uint64_t)per_mib + 1);
-    store_rlx(&p->assist_goal, goal);
+    store_rlx(&p->assist_goal, bytes_of(goal));
 }
 
 void pacer_end_cycle(struct pacer *p, const struct pacer_cycle *c)
