@@ -351,6 +351,21 @@ static void on_thread_exit(void *arg)
     m_detach();
 }
 
+#if defined( \
+    __SANITIZE_THREAD__) /* that a thread is dead orders what it did, but only the kernel knows */
+void AnnotateIgnoreReadsBegin(const char *file, int line);
+void AnnotateIgnoreReadsEnd(const char *file, int line);
+void AnnotateIgnoreWritesBegin(const char *file, int line);
+void AnnotateIgnoreWritesEnd(const char *file, int line);
+#define TOUCH_DEAD_BEGIN \
+    (AnnotateIgnoreReadsBegin(__FILE__, __LINE__), AnnotateIgnoreWritesBegin(__FILE__, __LINE__))
+#define TOUCH_DEAD_END \
+    (AnnotateIgnoreWritesEnd(__FILE__, __LINE__), AnnotateIgnoreReadsEnd(__FILE__, __LINE__))
+#else
+#define TOUCH_DEAD_BEGIN ((void)0)
+#define TOUCH_DEAD_END ((void)0)
+#endif
+
 /* A thread that ended without its destructors (a raw clone, a key destroyed): act for it. */
 static void reap(struct m *dead)
 {
@@ -360,8 +375,10 @@ static void reap(struct m *dead)
         m = m->next;
     }
     if (m != NULL) {
+        TOUCH_DEAD_BEGIN;
         unlink_m_locked(m);
         mcache_fini(&m->cache);
+        TOUCH_DEAD_END;
         m->next = world.free_ms;
         world.free_ms = m;
     }
@@ -417,15 +434,28 @@ void m_exit_blocking(struct m *m)
         return;
     }
     for (;;) {
+        m->busy++; /* while the world is stopped, no handler changes the context */
+        compiler_barrier();
         uint32_t state = M_BLOCKED;
+        uint32_t stop = 0;
         /* acquire: what was done in our name; pairs with unclaim. seq_cst: state, then stop; world_stop
          * stores stop, then looks who stands still: one of the two sees the other. */
-        if (cas_sc(&m->state, &state, M_RUNNING)) {
+        bool running = cas_sc(&m->state, &state, M_RUNNING);
+        if (running && (stop = load_sc(&m->stop)) != 0) {
+            store_rel(&m->state, M_BLOCKED); /* release: as in m_enter_blocking */
+        }
+        compiler_barrier();
+        m->busy--;
+        if (running && stop == 0) {
             break;
         }
-        os_futex_wait(&m->state, state, -1);
+        if (running) {
+            os_futex_wait(&m->stop, stop, -1);
+        } else {
+            os_futex_wait(&m->state, state, -1);
+        }
     }
-    if (load_sc(&m->stop) != 0 || m_asked(m)) {
+    if (m_asked(m)) {
         m_poll(m);
     }
 }

@@ -77,7 +77,7 @@ NOINLINE UNUSED static void watch_set(struct watch *w, size_t index, void *objec
 
 NOINLINE UNUSED static bool watch_is_dead(const struct watch *w, size_t index)
 {
-    return loam_weak_value(w->weak[index]) == NULL;
+    return loam_weak_value(LOAD_SLOT(w->weak)[index]) == NULL;
 }
 
 /* How many are gone.  A slot never set counts as gone. */

@@ -86,8 +86,10 @@ static inline double seconds_since(uint64_t start_ns)
 
 static inline void sleep_us(uint64_t us)
 {
-    struct timespec ts = {(time_t)(us / 1000000), (long)(us % 1000000) * 1000};
-    while (nanosleep(&ts, &ts) != 0 && errno == EINTR) {
+    uint64_t until = now_ns() +
+                     us * 1000; /* absolute: signals without end must not make it sleep for ever */
+    struct timespec ts = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR) {
     }
 }
 
