@@ -42,7 +42,7 @@ test:
 
 test-long:
 	@tools/need.sh $(need_test)
-	@tools/check.sh long
+	@tools/check.sh asan tsan aarch64 long
 
 bench:
 	@tools/need.sh $(need_build)
