@@ -271,12 +271,19 @@ static NOINLINE void check_back(bool rearm)
     }
 }
 
+/* In a frame of its own, for an unoptimised caller keeps what it stores in its own to the end. */
+static void make_back(void *arg)
+{
+    (void)arg;
+    LOAM_SET(back, LOAM_NEW_POINTERS(item, BATCH));
+}
+
 static void resurrected_objects_are_whole(void)
 {
     reset_runs();
     watch_init(&before, BATCH);
     watch_init(&after, BATCH);
-    LOAM_SET(back, LOAM_NEW_POINTERS(item, BATCH));
+    call_deep(make_back, NULL);
     call_deep(build_resurrected, NULL);
     COLLECT_UNTIL(30, atomic_load(&total) >= MOST);
     sleep_us(20000); /* those under way */
