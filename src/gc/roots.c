@@ -495,6 +495,7 @@ void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintp
     for (size_t i = 0; i < roots.pins.capacity; i++) {
         fn(arg, "pin", 0, roots.pins.slots[i].start);
     }
+    mutex_lock(&world.lock); /* threads may attach meanwhile; they stop before they use the heap */
     for (struct m *m = world.ms; m != NULL; m = m->next) {
         uintptr_t sp = m->context.sp;
         e.kind = "stack";
@@ -511,6 +512,7 @@ void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintp
     for (const struct loam_stack *s = world.stacks; s != NULL; s = s->next) {
         each_stack(&e, s);
     }
+    mutex_unlock(&world.lock);
 }
 
 void gc_roots_fork_child(void)

@@ -361,7 +361,9 @@ void AnnotateIgnoreWritesEnd(const char *file, int line);
     (AnnotateIgnoreReadsBegin(__FILE__, __LINE__), AnnotateIgnoreWritesBegin(__FILE__, __LINE__))
 #define TOUCH_DEAD_END \
     (AnnotateIgnoreWritesEnd(__FILE__, __LINE__), AnnotateIgnoreReadsEnd(__FILE__, __LINE__))
+#define DEAD_IS_UNORDERED 1 /* its record is not used again */
 #else
+#define DEAD_IS_UNORDERED 0
 #define TOUCH_DEAD_BEGIN ((void)0)
 #define TOUCH_DEAD_END ((void)0)
 #endif
@@ -379,8 +381,10 @@ static void reap(struct m *dead)
         unlink_m_locked(m);
         mcache_fini(&m->cache);
         TOUCH_DEAD_END;
-        m->next = world.free_ms;
-        world.free_ms = m;
+        if (!DEAD_IS_UNORDERED) {
+            m->next = world.free_ms;
+            world.free_ms = m;
+        }
     }
     mutex_unlock(&world.lock);
 }
