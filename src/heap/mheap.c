@@ -280,7 +280,7 @@ void mheap_flush_pagecache(struct mcache *c)
 
 /* -- the reserve of signal handlers ------------------------------------------------------------ */
 
-enum { RESERVE_PAGES = 256, RESERVE_LOW = 192 };
+enum { RESERVE_PAGES = 512, RESERVE_LOW = 384 };
 
 void mheap_fill_reserve(void)
 {
