@@ -486,6 +486,24 @@ static void free_everything(void)
     }
 }
 
+static void alloc_some(int n)
+{
+    while (n-- > 0) {
+        assert_true(alloc_small(&caches[below(CACHES)], spanclasses[below(nspanclasses)]));
+    }
+}
+
+/* The first of all: pages are fresh, so that only the sweep can know of old bytes in a slot. */
+static void test_swept_slots_read_zero(void **state)
+{
+    (void)state;
+    alloc_some(6000);
+    cycle(50, 0);
+    alloc_some(6000);
+    check_bits();
+    free_everything();
+}
+
 static void test_runs_and_holes(void **state)
 {
     (void)state;
@@ -544,9 +562,7 @@ static void test_dirty_pages_read_zero(void **state)
 {
     (void)state;
     for (int round = 0; round < 6; round++) {
-        for (int i = 0; i < 3000; i++) {
-            assert_true(alloc_small(&caches[below(CACHES)], spanclasses[below(nspanclasses)]));
-        }
+        alloc_some(3000);
         cycle(0, 0);
         for (int i = 0; i < 40; i++) { /* alloc_large looks: without needzero it must be zero */
             assert_true(alloc_large(&caches[below(CACHES)], MAX_SMALL_SIZE + 1 + below(MIB(1))));
@@ -600,7 +616,16 @@ static void test_release(void **state)
             if (state_spans[sc] != NULL) {
                 state_check(state_spans[sc], &states[sc], false, false);
                 assert_int_equal(load_rlx(&state_spans[sc]->sweepgen), load_rlx(&heap.sweepgen));
-                assert_non_null(state_spans[sc]->list); /* [mcentral.owner] */
+                const struct mcentral *of =
+                    mcentral_of(sc); /* [mcentral.owner], to be found again */
+                bool free = first_bit(states[sc].allocs, 0, state_spans[sc]->nelems, false) !=
+                            state_spans[sc]->nelems;
+                if (states[sc].from < states[sc].to || free) {
+                    assert_true(state_spans[sc]->list == &of->partial[0] ||
+                                state_spans[sc]->list == &of->partial[1]);
+                    assert_true(state_spans[sc]->free_index <= states[sc].from || free);
+                }
+                assert_non_null(state_spans[sc]->list);
             }
         }
         mcache_fini(&caches[k]);
@@ -678,10 +703,15 @@ int main(int argc, char **argv)
     printf("seed %llu\n", (unsigned long long)seed);
     rng = seed * UINT64_C(0x9E3779B97F4A7C15) | 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_runs_and_holes), cmocka_unit_test(test_holes_of_one_span),
-        cmocka_unit_test(test_cycles),         cmocka_unit_test(test_dirty_pages_read_zero),
-        cmocka_unit_test(test_large),          cmocka_unit_test(test_release),
-        cmocka_unit_test(test_nested),         cmocka_unit_test(test_damage_is_found),
+        cmocka_unit_test(test_swept_slots_read_zero),
+        cmocka_unit_test(test_runs_and_holes),
+        cmocka_unit_test(test_holes_of_one_span),
+        cmocka_unit_test(test_cycles),
+        cmocka_unit_test(test_dirty_pages_read_zero),
+        cmocka_unit_test(test_large),
+        cmocka_unit_test(test_release),
+        cmocka_unit_test(test_nested),
+        cmocka_unit_test(test_damage_is_found),
     };
     return cmocka_run_group_tests(tests, start_heap, NULL);
 }
