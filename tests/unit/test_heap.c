@@ -616,15 +616,12 @@ static void test_release(void **state)
             if (state_spans[sc] != NULL) {
                 state_check(state_spans[sc], &states[sc], false, false);
                 assert_int_equal(load_rlx(&state_spans[sc]->sweepgen), load_rlx(&heap.sweepgen));
-                const struct mcentral *of =
-                    mcentral_of(sc); /* [mcentral.owner], to be found again */
-                bool free = first_bit(states[sc].allocs, 0, state_spans[sc]->nelems, false) !=
-                            state_spans[sc]->nelems;
-                if (states[sc].from < states[sc].to || free) {
-                    assert_true(state_spans[sc]->list == &of->partial[0] ||
-                                state_spans[sc]->list == &of->partial[1]);
-                    assert_true(state_spans[sc]->free_index <= states[sc].from || free);
-                }
+                const struct span_list *partial = mcentral_of(sc)->partial;
+                if (states[sc].from < states[sc].to) { /* the slots are to be found again */
+                    assert_int_equal(state_spans[sc]->free_index, states[sc].from);
+                    assert_true(state_spans[sc]->list == &partial[0] ||
+                                state_spans[sc]->list == &partial[1]);
+                } /* else only [mcentral.owner] */
                 assert_non_null(state_spans[sc]->list);
             }
         }
