@@ -495,8 +495,13 @@ void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintp
     for (size_t i = 0; i < roots.pins.capacity; i++) {
         fn(arg, "pin", 0, roots.pins.slots[i].start);
     }
-    mutex_lock(&world.lock); /* threads may attach meanwhile; they stop before they use the heap */
+    mutex_lock(&world.lock);
     for (struct m *m = world.ms; m != NULL; m = m->next) {
+        /* acquire: the context; pairs with answer_stop and m_enter_blocking. Who runs has attached just now
+         * and stops before it uses the heap. */
+        if (m != m_self && load_acq(&m->state) == M_RUNNING) {
+            continue;
+        }
         uintptr_t sp = m->context.sp;
         e.kind = "stack";
         if (m != m_self && sp >= m->stack_low && sp < m->stack_high) {
