@@ -145,7 +145,8 @@ static uint64_t stores_adds;       /* the loader's counters then */
 static uint64_t stores_subs;
 
 struct stores_build {
-    struct snapshot *into;
+    struct snapshot *into; /* NULL: only look for pc */
+    uintptr_t pc, found;
     uint64_t adds;
     uint64_t subs;
     bool seen;   /* the counters are read */
@@ -198,6 +199,10 @@ static void stores_add(struct stores_build *b, const struct dl_phdr_info *info, 
 {
     /* A note whose code the linker has thrown away points anywhere. */
     if (begin >= end || end - begin > UINT32_MAX || !module_holds(info, begin, end - begin, PF_X)) {
+        return;
+    }
+    if (b->into == NULL) {
+        b->found = begin < b->pc && b->pc < end ? begin : b->found;
         return;
     }
     struct snapshot *s = b->into;
@@ -371,6 +376,15 @@ uint64_t os_stores_refresh(void)
     }
     mutex_unlock(&modules_lock);
     return generation;
+}
+
+uintptr_t os_stores_find(uintptr_t pc)
+{
+    struct stores_build b = {.pc = pc, .found = pc};
+    mutex_lock(&modules_lock);
+    (void)dl_iterate_phdr(stores_module, &b);
+    mutex_unlock(&modules_lock);
+    return b.found;
 }
 
 bool os_stores_changed(uint64_t generation)

@@ -170,6 +170,8 @@ uint64_t os_stores_refresh(void);
 bool os_stores_changed(uint64_t generation);
 /* Async-signal-safe: if pc is strictly inside a known sequence, its start; else pc. */
 uintptr_t os_stores_restart(uintptr_t pc);
+/* The same from the loader's own lists, where os_stores_refresh had no memory; not in a handler. */
+uintptr_t os_stores_find(uintptr_t pc);
 
 /* Around fork: so that no child inherits the loader's lock from one of our threads, which would never
  * release it. prepare waits until no thread is in a function above and keeps them out. */

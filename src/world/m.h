@@ -15,6 +15,8 @@ enum {
 
 /* Where a thread that stands still has its pointers. */
 struct m_context {
+    uintptr_t
+        pc; /* of a handler: where it found the thread, if in no store that it knows; else 0 */
     uintptr_t sp; /* what lies below is dead, but for the handler's frame */
     /* Where the kernel put the registers that are not in regs (vector registers hold pointers too);
      * empty where there is no signal. */
@@ -78,7 +80,7 @@ struct m {
     _Atomic uint32_t stop;    /* world_stop asks for it; written by the stopper */
     _Atomic uint32_t state;   /* enum m_state; claimed and released by others too */
     _Atomic bool signaled;    /* a signal of ours is on its way */
-    _Atomic uintptr_t ack_pc; /* where the handler found the thread at its last answer */
+    _Atomic uintptr_t ack_pc; /* m_context.pc of the last answer; written with ack */
     struct m_context context; /* valid while M_BLOCKED, M_CLAIMED, M_STOPPED */
     int blocking_depth;
     int exit_rounds; /* of pthread_setspecific's destructors, as the thread ends */

@@ -43,8 +43,10 @@ void m_count_pause(struct m *m, int64_t ns)
     }
 }
 
-static void acknowledge(struct m *m, uint32_t seq)
+/* pc: see m_context; anew with each answer, for one handler may give several. */
+static void acknowledge(struct m *m, uint32_t seq, uintptr_t pc)
 {
+    store_rlx(&m->ack_pc, pc); /* relaxed: read after the ack */
     /* release: what the answer did is seen by the poster; pairs with wait_answers. */
     store_rel(&m->ack, seq);
     if (sub_acqrel(&world.remaining, 1u) == 1) {
@@ -94,7 +96,7 @@ static void m_answer(struct m *m, const struct m_context *ctx)
         if (seq != load_rlx(&m->ack)) {
             world_delay();
             world.fn(m, ctx);
-            acknowledge(m, seq);
+            acknowledge(m, seq, ctx->pc);
         }
         if (load_rlx(&m->stop) != 0) {
             int64_t since = os_nanotime();
@@ -155,7 +157,6 @@ static void answer_interrupted(struct m *m, void *ucontext)
 {
 #if defined(__SANITIZE_THREAD__)
     (void)ucontext, (void)save_context;
-    store_rlx(&m->ack_pc, (uintptr_t)0);
     m_poll(m);
 #else
     uintptr_t pc = os_context_pc(ucontext);
@@ -163,8 +164,7 @@ static void answer_interrupted(struct m *m, void *ucontext)
     if (restart != pc) {
         os_context_set_pc(ucontext, restart);
     }
-    store_rlx(&m->ack_pc, restart == pc ? pc : 0); /* relaxed: read after the ack */
-    struct m_context ctx;
+    struct m_context ctx = {.pc = restart == pc ? pc : 0};
     save_context(&ctx, ucontext, (uintptr_t)__builtin_frame_address(0));
     m_answer(m, &ctx);
 #endif
@@ -207,7 +207,7 @@ static void unlink_m_locked(struct m *m)
     uint32_t seq = load_acq(&m->request); /* acquire: as in m_answer */
     world.detach(m); /* covers whatever a pending handshake asks: nothing of m remains */
     if (seq != load_rlx(&m->ack)) {
-        acknowledge(m, seq);
+        acknowledge(m, seq, 0);
     }
     for (struct stack_ref *ref = m->stacks; ref != NULL;) {
         struct stack_ref *next = ref->next;
@@ -396,6 +396,7 @@ enum { SPILLED_WORDS = 16 }; /* covers os_call_spilled's frame on every machine 
 static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
 {
     struct m *m = arg;
+    m->context.pc = 0;
     m->context.sp = sp;
     m->context.frame = m->context.frame_limit = 0;
     m->context.nregs = SPILLED_WORDS;
@@ -513,7 +514,8 @@ static void ask(uint32_t seq)
             mutex_unlock(&world.lock);
             if (load_acq(&m->ack) != seq) {
                 world.fn(m, &m->context);
-                acknowledge(m, seq);
+                /* Stopped within an unknown store it will not go on before the cycle has ended. */
+                acknowledge(m, seq, 0);
             }
             mutex_lock(&world.lock);
             unclaim(m, state);
@@ -587,8 +589,27 @@ static uint32_t post(void (*posting)(void))
     return seq;
 }
 
+enum { PCS_AT_ONCE = 64 };
+
+/* Where threads were found at their last answers; each is told once. How many. */
+static size_t take_pcs(uintptr_t pcs[PCS_AT_ONCE])
+{
+    size_t n = 0;
+    mutex_lock(&world.lock);
+    for (struct m *m = world.ms; m != NULL && n < PCS_AT_ONCE; m = m->next) {
+        pcs[n] = load_rlx(&m->ack_pc);
+        if (pcs[n] != 0) {
+            store_rlx(&m->ack_pc, (uintptr_t)0);
+            n++;
+        }
+    }
+    mutex_unlock(&world.lock);
+    return n;
+}
+
 /* Was a thread answered for inside a store sequence that its handler did not know, because the
- * module came after the refresh? Then its answer says nothing about that store. */
+ * module came after the refresh, or there was no memory for that? Then its answer says nothing about that
+ * store. */
 static bool answered_in_unknown_store(void)
 {
     if (!os_stores_changed(world.stores_generation)) {
@@ -596,13 +617,14 @@ static bool answered_in_unknown_store(void)
     }
     world.stores_generation = os_stores_refresh();
     bool found = false;
-    mutex_lock(&world.lock);
-    for (struct m *m = world.ms; m != NULL; m = m->next) {
-        uintptr_t pc = load_rlx(&m->ack_pc);
-        found = found || (pc != 0 && os_stores_restart(pc) != pc);
-        store_rlx(&m->ack_pc, (uintptr_t)0);
+    uintptr_t pcs[PCS_AT_ONCE];
+    for (size_t n = take_pcs(pcs); n != 0; n = take_pcs(pcs)) {
+        for (size_t i = 0; i < n; i++) {
+            uintptr_t start = world.stores_generation != 0 ? os_stores_restart(pcs[i])
+                                                           : os_stores_find(pcs[i]);
+            found = found || start != pcs[i];
+        }
     }
-    mutex_unlock(&world.lock);
     return found;
 }
 

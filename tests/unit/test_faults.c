@@ -5,6 +5,7 @@
  *         when the system gives again, the same scenario succeeds, what was there before and what
  *         succeeded meanwhile is intact, and the heap's own check holds.
  * Oracle  a list of objects whose contents are known, made before; patterns in what is made meanwhile.
+ *         A handshake keeps its promise about stores even if there is no memory to look for them.
  * Model   a child process per scenario, N and way of refusing; N grows until the scenario does not
  *         come to its Nth call.
  * Replay  --only NAME, --at N, --repeat: that child alone, in this process.
@@ -160,9 +161,11 @@ static void check_everything(bool started_before)
     if (n != nmade) {
         DIE("%zu of %zu new objects are left", n, nmade);
     }
+    mutex_lock(&gc.cycle_lock); /* no sweeper in the background */
     if (heap.base != 0 && !mheap_check()) {
         DIE("mheap_check fails");
     }
+    mutex_unlock(&gc.cycle_lock);
 }
 
 /* -- scenarios --------------------------------------------------------------------------------- */
@@ -642,6 +645,88 @@ static void every_fault(void **state)
     assert_int_equal(bad, 0);
 }
 
+/* -- a store sequence that there was no memory to remember ------------------------------------- */
+
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+
+static volatile int flag, go, slot = -1;
+
+/* As LOAM_SET does: looks at the flag, and stores what follows from it, in one restartable sequence;
+ * but it takes its time in between. */
+static void *looks_and_stores(void *arg)
+{
+    if (loam_attach() != 0) {
+        DIE("loam_attach");
+    }
+    store_rel((_Atomic bool *)arg, true);
+    __asm__ volatile("1:\tmovl %[flag], %%ecx\n"
+                     "3:\tpause\n\tcmpl $0, %[go]\n\tje 3b\n"
+                     "\tmovl %%ecx, %[slot]\n" LOAM_STORE_NOTE_
+                     : [slot] "=m"(slot)
+                     : [flag] "m"(flag), [go] "m"(go)
+                     : "ecx", "memory", "cc");
+    return NULL;
+}
+
+static void *goes_soon(void *arg)
+{
+    (void)arg;
+    os_sleep_ns(300000000);
+    go = 1;
+    return NULL;
+}
+
+static void answers(struct m *m, const struct m_context *ctx)
+{
+    (void)m, (void)ctx;
+}
+
+/* This thread is not attached: it is the collector. */
+static int handshake_without_memory(void)
+{
+    pthread_t storer, starter;
+    _Atomic bool ready = false;
+    alarm(HANGS_AFTER);
+    if (pthread_create(&storer, NULL, looks_and_stores, (void *)&ready) != 0 ||
+        pthread_create(&starter, NULL, goes_soon, NULL) != 0) {
+        DIE("pthread_create");
+    }
+    while (!load_acq(&ready)) {
+        os_sleep_ns(1000000);
+    }
+    os_sleep_ns(20000000);
+    struct rlimit limit, small;
+    getrlimit(RLIMIT_AS, &limit);
+    small = (struct rlimit){.rlim_cur = 1 << 20, .rlim_max = limit.rlim_max};
+    setrlimit(RLIMIT_AS, &small);
+    flag = 1; /* "the barrier is on" */
+    world_handshake(answers, NULL);
+    bool stored = slot != -1;
+    setrlimit(RLIMIT_AS, &limit);
+    pthread_join(storer, NULL);
+    pthread_join(starter, NULL);
+    if (slot != 1 && !stored) {
+        DIE("a store that looked at the flag before the handshake came after it");
+    }
+    return REACHED;
+}
+
+static void test_handshake_without_memory(void **state)
+{
+    (void)state;
+    int status;
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        _exit(handshake_without_memory());
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), REACHED);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     const char *only = NULL;
@@ -656,7 +741,7 @@ int main(int argc, char **argv)
             repeat = true;
         }
     }
-    struct CMUnitTest tests[COUNT_OF(scenarios)];
+    struct CMUnitTest tests[COUNT_OF(scenarios) + 1];
     size_t n = 0;
     for (size_t i = 0; i < COUNT_OF(scenarios); i++) {
         if (only != NULL && strcmp(only, scenarios[i].name) != 0) {
@@ -669,5 +754,10 @@ int main(int argc, char **argv)
                                          .test_func = every_fault,
                                          .initial_state = (void *)(uintptr_t)&scenarios[i]};
     }
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    if (only == NULL || strcmp(only, "handshake") == 0) {
+        tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_handshake_without_memory);
+    }
+#endif
     return _cmocka_run_group_tests("faults", tests, n, NULL, NULL);
 }
