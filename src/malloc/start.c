@@ -15,10 +15,31 @@ bool malloc_started(void)
     return load_acq(&started); /* acquire: pairs with start_locked */
 }
 
+/* Two copies would not see each other's roots, and would free what the other's objects point to. */
+static bool only_copy(void)
+{
+    static bool told;
+    char own[256];
+    char other[256];
+    if (os_copy_claim(own, other, sizeof(own))) {
+        return true;
+    }
+    if (!told) {
+        told = true;
+        warnf(
+            "there are two copies of the library in this process, and each would free what only "
+            "the "
+            "other can see. The one in %s works; the one in %s gives no memory. Link both modules "
+            "with libloam.so instead of libloam.a.",
+            other, own);
+    }
+    return false;
+}
+
 /* Each step may be repeated when a later one was refused. */
 static bool start_locked(void)
 {
-    if (!mheap_init()) {
+    if (!only_copy() || !mheap_init()) {
         return false;
     }
     gc_options_read();

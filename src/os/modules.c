@@ -1,6 +1,8 @@
-/* modules.c - the executable and the shared objects: their data, their restartable stores.
+/* modules.c - the executable and the shared objects: their data, their restartable stores, other
+ * copies of the library in them.
  *
- * Purpose     Global roots; and the code ranges of stores that a handshake may not leave half-done.
+ * Purpose     Global roots; the code ranges of stores that a handshake may not leave half-done; and
+ *             that one copy of the library alone works in a process.
  * Model       Each sequence has a note in its module: name "loam", type 1, two 32-bit offsets, each
  *             relative to its own address, of the first and past the last byte. os_stores_refresh
  *             collects them, sorted, into a snapshot; handlers search the current snapshot.
@@ -9,6 +11,8 @@
  *             dlclose and dlopen may put other code where a sequence was, between a refresh and a
  *             handler: an entry has the first bytes of its code, and holds only where they are still
  *             there (breakpoints of a debugger apart).
+ *             The library has a note of its own: type 2, the offset of a word that is not zero while
+ *             this copy is the one that works.
  * Invariants  [stores.sorted] ranges of a snapshot ascend by begin.
  *             [stores.slot] a slot is written only while it is not current and has no readers.
  * Locking     modules_lock, held over every walk and over fork. Inside: the loader's lock.
@@ -105,10 +109,45 @@ void os_each_data_range(void (*fn)(void *arg, uintptr_t start, size_t bytes), vo
     mutex_unlock(&modules_lock);
 }
 
-/* -- restartable stores ----------------------------------------------------------------------- */
+/* -- notes ------------------------------------------------------------------------------------ */
 
 #define NOTE_NAME "loam"
-#define NOTE_STORE 1u /* type */
+#define NOTE_STORE 1u /* types */
+#define NOTE_COPY 2u
+
+/* Call fn for each note of ours, desc and its bytes, in this segment, while it returns true. */
+static void module_notes(const struct dl_phdr_info *info, const ElfW(Phdr) * ph, uint32_t type,
+                         size_t descsz,
+                         bool (*fn)(void *arg, const struct dl_phdr_info *info, uintptr_t desc),
+                         void *arg)
+{
+    uintptr_t at = (uintptr_t)(info->dlpi_addr + ph->p_vaddr);
+    uintptr_t end = at + ph->p_memsz;
+    size_t align = ph->p_align == 8 ? 8 : 4;
+    if (ph->p_type != PT_NOTE || !module_holds(info, at, ph->p_memsz, PF_R)) {
+        return;
+    }
+    while (end - at >= sizeof(ElfW(Nhdr))) {
+        ElfW(Nhdr) nh;
+        memcpy(&nh, (const void *)at, sizeof(nh));
+        size_t desc_at = align_up(sizeof(nh) + (size_t)nh.n_namesz, align);
+        size_t bytes = align_up(desc_at + nh.n_descsz, align);
+        if (desc_at + nh.n_descsz > end - at) {
+            return;
+        }
+        if (nh.n_type == type && nh.n_namesz == sizeof(NOTE_NAME) && nh.n_descsz == descsz &&
+            memcmp((const void *)(at + sizeof(nh)), NOTE_NAME, sizeof(NOTE_NAME)) == 0 &&
+            !fn(arg, info, at + desc_at)) {
+            return;
+        }
+        if (bytes >= end - at) {
+            return;
+        }
+        at += bytes;
+    }
+}
+
+/* -- restartable stores ----------------------------------------------------------------------- */
 
 /* Of each sequence, so many first bytes are compared before it is believed. On aarch64 whole
  * instructions. */
@@ -219,43 +258,16 @@ static void stores_add(struct stores_build *b, const struct dl_phdr_info *info, 
     }
 }
 
-/* The note at addr describes a store; desc are its two words. */
-static void stores_note(struct stores_build *b, const struct dl_phdr_info *info, uintptr_t desc)
+/* The two words of a store's note. */
+static bool stores_note(void *arg, const struct dl_phdr_info *info, uintptr_t desc)
 {
+    struct stores_build *b = arg;
     int32_t offset[2];
     memcpy(offset, (const void *)desc, sizeof(offset));
     uintptr_t begin = desc + (uintptr_t)(intptr_t)offset[0];
     uintptr_t end = desc + sizeof(offset[0]) + (uintptr_t)(intptr_t)offset[1];
     stores_add(b, info, begin, end);
-}
-
-static void stores_notes(struct stores_build *b, const struct dl_phdr_info *info,
-                         const ElfW(Phdr) * ph)
-{
-    uintptr_t at = (uintptr_t)(info->dlpi_addr + ph->p_vaddr);
-    uintptr_t end = at + ph->p_memsz;
-    size_t align = ph->p_align == 8 ? 8 : 4;
-    if (!module_holds(info, at, ph->p_memsz, PF_R)) {
-        return;
-    }
-    while (end - at >= sizeof(ElfW(Nhdr)) && !b->failed) {
-        ElfW(Nhdr) nh;
-        memcpy(&nh, (const void *)at, sizeof(nh));
-        size_t desc_at = align_up(sizeof(nh) + (size_t)nh.n_namesz, align);
-        size_t bytes = align_up(desc_at + nh.n_descsz, align);
-        if (desc_at + nh.n_descsz > end - at) {
-            return;
-        }
-        if (nh.n_type == NOTE_STORE && nh.n_namesz == sizeof(NOTE_NAME) &&
-            nh.n_descsz == 2 * sizeof(int32_t) &&
-            memcmp((const void *)(at + sizeof(nh)), NOTE_NAME, sizeof(NOTE_NAME)) == 0) {
-            stores_note(b, info, at + desc_at);
-        }
-        if (bytes >= end - at) {
-            return;
-        }
-        at += bytes;
-    }
+    return !b->failed;
 }
 
 static int stores_module(struct dl_phdr_info *info, size_t size, void *arg)
@@ -267,9 +279,7 @@ static int stores_module(struct dl_phdr_info *info, size_t size, void *arg)
     }
     tls_module_seen(info, size);
     for (size_t i = 0; i < info->dlpi_phnum && !b->failed; i++) {
-        if (info->dlpi_phdr[i].p_type == PT_NOTE) {
-            stores_notes(b, info, &info->dlpi_phdr[i]);
-        }
+        module_notes(info, &info->dlpi_phdr[i], NOTE_STORE, 2 * sizeof(int32_t), stores_note, b);
     }
     return b->failed;
 }
@@ -462,6 +472,76 @@ uintptr_t os_stores_restart(uintptr_t pc)
     }
     snapshot_leave(s);
     return pc;
+}
+
+/* -- copies ----------------------------------------------------------------------------------- */
+
+/* Named by this copy's note, so neither static nor left out. */
+extern _Atomic uint32_t os_copy_works;
+_Atomic uint32_t os_copy_works;
+
+__asm__(".pushsection .note.loam, \"a\", %note\n"
+        ".balign 4\n"
+        ".long 5, 4, 2\n" /* NOTE_COPY */
+        ".asciz \"" NOTE_NAME "\"\n"
+        ".balign 4\n"
+        ".long os_copy_works - .\n"
+        ".popsection\n");
+
+struct copies_walk {
+    char *own, *other; /* names of modules */
+    size_t bytes;
+    bool found; /* another that works */
+};
+
+static void module_name(const struct dl_phdr_info *info, char *name, size_t bytes)
+{
+    const char *from = info->dlpi_name;
+    from = from == NULL || from[0] == '\0' ? "the program itself" : from;
+    size_t n = strnlen(from, bytes - 1);
+    memcpy(name, from, n);
+    name[n] = '\0';
+}
+
+static bool copies_note(void *arg, const struct dl_phdr_info *info, uintptr_t desc)
+{
+    struct copies_walk *walk = arg;
+    int32_t offset;
+    memcpy(&offset, (const void *)desc, sizeof(offset));
+    uintptr_t addr = desc + (uintptr_t)(intptr_t)offset;
+    if (addr == (uintptr_t)&os_copy_works) {
+        module_name(info, walk->own, walk->bytes);
+    } else if (addr % sizeof(os_copy_works) == 0 &&
+               module_holds(info, addr, sizeof(os_copy_works), PF_R | PF_W) &&
+               load_rlx((_Atomic uint32_t *)addr) != 0) {
+        module_name(info, walk->other, walk->bytes);
+        walk->found = true;
+    }
+    return true;
+}
+
+/* Runs under the loader's lock, which every copy takes: of several, one sees none before it. */
+static int copies_module(struct dl_phdr_info *info, size_t size, void *arg)
+{
+    (void)size;
+    store_rlx(&os_copy_works, 1u);
+    for (size_t i = 0; i < info->dlpi_phnum; i++) {
+        module_notes(info, &info->dlpi_phdr[i], NOTE_COPY, sizeof(int32_t), copies_note, arg);
+    }
+    return 0;
+}
+
+bool os_copy_claim(char *own, char *other, size_t bytes)
+{
+    struct copies_walk walk = {.own = own, .other = other, .bytes = bytes};
+    own[0] = other[0] = '\0';
+    mutex_lock(&modules_lock);
+    (void)dl_iterate_phdr(copies_module, &walk);
+    if (walk.found) {
+        store_rlx(&os_copy_works, 0u);
+    }
+    mutex_unlock(&modules_lock);
+    return !walk.found;
 }
 
 /* -- fork ------------------------------------------------------------------------------------- */

@@ -173,6 +173,11 @@ uintptr_t os_stores_restart(uintptr_t pc);
 /* The same from the loader's own lists, where os_stores_refresh had no memory; not in a handler. */
 uintptr_t os_stores_find(uintptr_t pc);
 
+/* Make this copy of the library the one that works in this process. False: another does already. The
+ * names of the modules that hold this one and that one, cut at `bytes`. Copies in other namespaces
+ * (dlmopen) are not seen, nor those from before there was such a note. May be repeated. */
+bool os_copy_claim(char *own, char *other, size_t bytes);
+
 /* Around fork: so that no child inherits the loader's lock from one of our threads, which would never
  * release it. prepare waits until no thread is in a function above and keeps them out. */
 void os_modules_fork_prepare(void);

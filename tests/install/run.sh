@@ -49,6 +49,18 @@ say "the archive alone, internal names taken by the program"
 $cc $warn -DTAKE_NAMES "$here/use.c" -o "$tmp/archive" -I"$prefix/include" "$libdir/libloam.a" -pthread
 "$tmp/archive" "$version"
 
+say "a second copy, linked statically into a plug-in: refuses, and the first one goes on"
+$cc $warn -fPIC -shared "$here/copy_plugin.c" -o "$tmp/copy_plugin.so" -I"$prefix/include" "$libdir/libloam.a" \
+    -pthread -Wl,-Bsymbolic
+for flags in "-L$libdir -lloam" "$libdir/libloam.a"; do
+    $cc $warn "$here/copy_host.c" -o "$tmp/copy_host" -I"$prefix/include" $flags -pthread -ldl
+    run_shared "$tmp/copy_host" "$tmp/copy_plugin.so" host-first 2>"$tmp/err" || { cat "$tmp/err"; exit 1; }
+    test "$(grep -c 'two copies' "$tmp/err")" -eq 1
+    grep -q "the one in $tmp/copy_plugin.so gives no memory" "$tmp/err"
+    run_shared "$tmp/copy_host" "$tmp/copy_plugin.so" plugin-first 2>"$tmp/err" || { cat "$tmp/err"; exit 1; }
+    grep -q "The one in $tmp/copy_plugin.so works" "$tmp/err"
+done
+
 if command -v g++ >/dev/null; then
     say "C++17"
     g++ -std=c++17 $warn "$here/use.cpp" -o "$tmp/cpp" $(pkg-config --cflags --libs loam)
