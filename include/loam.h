@@ -159,12 +159,12 @@ LOAM_API void *loam_alloc_noscan(size_t bytes) /* never searched for pointers */
 #define LOAM_NEW_FLEX(T, count) LOAM_CAST_(T *, loam_new_flex(LOAM_TYPEOF(T), count))
 
 /* What LOAM_NEW... call. `count` elements of `type`, or one head with `count` elements of its
- * flexible tail. EINVAL: loam_new_flex of a type without a tail. */
+ * flexible tail. EINVAL: type is NULL; loam_new_flex of a type without a tail. */
 LOAM_API void *loam_new(const loam_type *type, size_t count) __attribute__((__malloc__));
 LOAM_API void *loam_new_flex(const loam_type *type, size_t count) __attribute__((__malloc__));
 
 /* count single objects at once into out[], which is memory of the calling thread's stack (plain
- * stores). Gives how many came: fewer than count means ENOMEM. */
+ * stores). Gives how many came: fewer than count means ENOMEM; EINVAL: type or out is NULL. */
 LOAM_API size_t loam_new_batch(const loam_type *type, size_t count, void *out[]);
 
 /* p's object with a new size: contents kept up to the smaller size, type and scan kind too, new
@@ -182,7 +182,7 @@ LOAM_API size_t loam_usable_size(const void *p);
 /* The start of the object around p; NULL outside the heap or in a free slot. Any value will do. */
 LOAM_API void *loam_base(const void *p);
 
-/* A noscan copy of s. NULL and ENOMEM. */
+/* A noscan copy of s. NULL and ENOMEM; EINVAL: s is NULL. */
 LOAM_API char *loam_strdup(const char *s) __attribute__((__malloc__));
 
 /* fn(arg) is called before an allocation gives NULL, on the allocating thread, no lock held; it may
@@ -301,8 +301,8 @@ LOAM_API void loam_gc(void);
  * off). */
 LOAM_API int loam_set_gc_percent(int percent);
 
-/* No cycle below this heap, in bytes (Go: 4 MiB * GOGC / 100); negative only asks. Gives the old
- * value. */
+/* No cycle starts by itself below this heap, in bytes; unless set, the goal is at least Go's
+ * 4 MiB * GOGC / 100. Negative only asks. Gives the old value, at first that of Go. */
 LOAM_API int64_t loam_set_min_heap(int64_t bytes);
 
 /* GOMAXPROCS: processors that the collector reckons with; n < 1 only asks. Gives the old value. */

@@ -61,7 +61,8 @@ typedef struct loam_memstats {
     } by_size[68]; /* the size classes, 0 unused; larger objects are in none */
 } loam_memstats;
 
-/* Fills *m, with figures of one moment. Cheap enough for every second; it waits for no thread. */
+/* Fills *m, with figures of one moment. Cheap enough for every second; it waits for no thread. Aborts if m
+ * is NULL. */
 LOAM_API void loam_read_memstats(loam_memstats *m);
 
 #ifdef __cplusplus

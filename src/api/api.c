@@ -102,6 +102,10 @@ void *loam_base(const void *p)
 
 char *loam_strdup(const char *s)
 {
+    if (s == NULL) {
+        errno = EINVAL;
+        return NULL;
+    }
     size_t n = strlen(s) + 1;
     char *copy = loam_alloc_noscan(n);
     return copy != NULL ? memcpy(copy, s, n) : NULL;

@@ -640,9 +640,9 @@ int64_t gc_set_min_heap(struct m *m, int64_t bytes)
 {
     m_enter(m);
     mutex_lock(&gc.pacer_lock);
-    int64_t old = (int64_t)gc.pacer.min_heap;
+    int64_t old = pacer_min_heap(&gc.pacer);
     if (bytes >= 0) {
-        gc.pacer.min_heap = (uint64_t)bytes;
+        gc.pacer.min_heap = bytes < INT64_C(1) << 62 ? bytes : INT64_C(1) << 62;
         commit_pacer();
     }
     mutex_unlock(&gc.pacer_lock);

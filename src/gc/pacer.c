@@ -1,8 +1,9 @@
 /* pacer.c - Go's pacer.
  *
- * Model       goal    = marked + (marked + stacks + globals) * GOGC / 100, at least min_heap
+ * Model       goal    = marked + (marked + stacks + globals) * GOGC / 100, at least 4 MiB * GOGC / 100
  *             runway  = cons/mark * (1 - u) / u * scan work expected
- *             trigger = goal - runway, between 70 % and 95 % of the way from marked to goal
+ *             trigger = goal - runway, between 70 % and 95 % of the way from marked to goal; not below
+ *                       the program's min_heap, which takes the goal with it
  *             assist  = (scan work left) / (bytes left to the goal)
  * From Go     mgcpacer.go; section 2.10 of the reference names each constant. Differs: a first cycle
  *             has no history and assumes that all of the live heap is to be scanned.
@@ -12,12 +13,12 @@
 
 #include "base/bits.h"
 
-static const uint64_t DEFAULT_MIN_HEAP = 4 << 20;
+static const uint64_t GO_MIN_HEAP = 4 << 20; /* at GOGC=100 */
 
 void pacer_init(struct pacer *p, int gc_percent)
 {
     p->gc_percent = gc_percent;
-    p->min_heap = DEFAULT_MIN_HEAP;
+    p->min_heap = -1;
     pacer_commit(p);
 }
 
@@ -37,6 +38,27 @@ static double expected_scan(const struct pacer *p)
     return (double)p->heap_scan + roots_scan(p);
 }
 
+int64_t pacer_min_heap(const struct pacer *p)
+{
+    if (p->min_heap >= 0) {
+        return p->min_heap;
+    }
+    return p->gc_percent < 0 ? 0 : (int64_t)GO_MIN_HEAP / 100 * p->gc_percent;
+}
+
+/* No cycle below min_heap; once it is due, it has the same runway as any other, within bounds. */
+static void raise_to_min_heap(struct pacer *p, uint64_t runway)
+{
+    uint64_t least = p->min_heap < 0 ? 0 : (uint64_t)p->min_heap;
+    if (p->trigger < least) {
+        uint64_t shortest = least / 16;
+        uint64_t longest = least / 4;
+        p->trigger = least;
+        runway = runway < shortest ? shortest : runway > longest ? longest : runway;
+        p->goal = p->goal < least + runway ? least + runway : p->goal;
+    }
+}
+
 void pacer_commit(struct pacer *p)
 {
     if (p->gc_percent < 0) {
@@ -45,9 +67,11 @@ void pacer_commit(struct pacer *p)
     }
     double percent = p->gc_percent;
     uint64_t grow = bytes_of(((double)p->marked + roots_scan(p)) * percent / 100.0);
-    uint64_t floor = bytes_of((double)p->min_heap * percent / 100.0);
     p->goal = p->marked + grow;
-    p->goal = p->goal < floor ? floor : p->goal;
+    if (p->min_heap < 0) {
+        uint64_t floor = bytes_of((double)GO_MIN_HEAP * percent / 100.0);
+        p->goal = p->goal < floor ? floor : p->goal;
+    }
 
     double cons_mark = 0;
     for (int i = 0; i < 4; i++) {
@@ -58,11 +82,12 @@ void pacer_commit(struct pacer *p)
     uint64_t room = p->goal - p->marked;
     uint64_t low = p->marked + room / 64 * 45;
     uint64_t high = p->marked + room / 64 * 61;
-    if (p->goal > DEFAULT_MIN_HEAP && high < p->goal - DEFAULT_MIN_HEAP) {
-        high = p->goal - DEFAULT_MIN_HEAP;
+    if (p->goal > GO_MIN_HEAP && high < p->goal - GO_MIN_HEAP) {
+        high = p->goal - GO_MIN_HEAP;
     }
     p->trigger = runway > p->goal ? low : p->goal - runway;
     p->trigger = p->trigger < low ? low : p->trigger > high ? high : p->trigger;
+    raise_to_min_heap(p, runway);
 }
 
 void pacer_start_cycle(struct pacer *p, uint64_t live)

@@ -12,8 +12,8 @@
 
 struct pacer {
     /* set by the user */
-    int gc_percent; /* negative: off */
-    uint64_t min_heap;
+    int gc_percent;   /* negative: off */
+    int64_t min_heap; /* no cycle below it; negative: not set, then the goal has Go's floor */
 
     /* of the last cycle that ended */
     uint64_t marked;    /* bytes live at its end */
@@ -45,6 +45,8 @@ struct pacer_cycle {
 };
 
 void pacer_init(struct pacer *p, int gc_percent);
+/* min_heap as the user sees it: what was set, else Go's floor of the goal at this gc_percent. */
+int64_t pacer_min_heap(const struct pacer *p);
 /* Goal and trigger from what is known of the last cycle. */
 void pacer_commit(struct pacer *p);
 void pacer_start_cycle(struct pacer *p, uint64_t live);

@@ -239,6 +239,10 @@ static COLD struct gctype *nested_type(const loam_type *type)
 
 static struct gctype *type_of(struct m *m, const loam_type *type)
 {
+    if (type == NULL) {
+        errno = EINVAL;
+        return NULL;
+    }
     struct gctype *t = gctype_known(type);
     if (unlikely(t == NULL) && m->deep != 0) {
         return nested_type(type);
@@ -329,9 +333,9 @@ static NOINLINE void *new_slow(const loam_type *type, size_t count)
 void *loam_new(const loam_type *type, size_t count)
 {
     struct m *m = m_self;
-    struct gctype *t = gctype_known(type);
+    struct gctype *t = likely(type != NULL) ? gctype_known(type) : NULL;
     uintptr_t p;
-    if (likely(m != NULL) && likely(t != NULL) && likely(count == 1)) {
+    if (likely(t != NULL) && likely(m != NULL) && likely(count == 1)) {
         uint32_t sc = load_rlx(&t->single); /* relaxed: a number; the run is the thread's own */
         struct run *chunk = m->cache.typed[sc / SPANCLASS_CHUNK]; /* NULL for span class 0 */
         if (likely(chunk != NULL) && run_take(&chunk[sc % SPANCLASS_CHUNK], &p)) {
@@ -363,6 +367,10 @@ void *loam_new_flex(const loam_type *type, size_t count)
 size_t loam_new_batch(const loam_type *type, size_t count, void *out[])
 {
     size_t n = 0;
+    if (type == NULL || (out == NULL && count != 0)) {
+        errno = EINVAL;
+        return 0;
+    }
     while (n < count && (out[n] = loam_new(type, 1)) != NULL) {
         n++;
     }

@@ -237,6 +237,7 @@ static void fill(loam_memstats *m, struct sample *s, bool exact)
 
 void loam_read_memstats(loam_memstats *stats)
 {
+    CHECK(stats != NULL, "loam_read_memstats(NULL): there is nothing to fill");
     struct m *m =
         malloc_self(); /* attached, or its locks would be unknown to fork; NULL: no memory */
     struct sample s;

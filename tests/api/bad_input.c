@@ -7,6 +7,7 @@
 
 #include <loam/stats.h>
 
+#include "../support/child.h"
 #include "../support/heap.h"
 
 typedef struct node {
@@ -115,6 +116,48 @@ static void nulls_that_are_fine(void)
     EXPECT_NOT_NULL(loam_realloc(NULL, 0));
 }
 
+static void nulls_that_are_not(void)
+{
+    /* volatile: the compiler knows which arguments may not be NULL */
+    static const loam_type *volatile no_type;
+    static void **volatile no_out;
+    static const char *volatile no_text;
+    static void *volatile nothing;
+    void *out[2] = {NULL, NULL};
+    EXPECT_ERRNO(loam_new(no_type, 1), NULL, EINVAL);
+    EXPECT_ERRNO(loam_new(no_type, 7), NULL, EINVAL);
+    EXPECT_ERRNO(loam_new_flex(no_type, 1), NULL, EINVAL);
+    EXPECT_ERRNO(loam_new_batch(no_type, 2, out), 0, EINVAL);
+    EXPECT_NULL(out[0]);
+    EXPECT_ERRNO(loam_new_batch(LOAM_TYPEOF(node), 3, no_out), 0, EINVAL);
+    EXPECT_EQ(loam_new_batch(LOAM_TYPEOF(node), 0, no_out), 0);
+    EXPECT_ERRNO(loam_strdup(no_text), NULL, EINVAL);
+    EXPECT_ERRNO(loam_type_make(no_text, 8, NULL, 0), NULL, EINVAL);
+    EXPECT_ERRNO(loam_add_roots(nothing, 64), -1, EINVAL);
+    EXPECT_ERRNO(loam_stack_add(nothing, 64, NULL), NULL, EINVAL);
+    EXPECT_ERRNO(loam_stack_set(NULL, out, sizeof out), -1, EINVAL);
+    loam_stack_remove(NULL);
+    EXPECT_NULL(loam_pin(nothing));
+    loam_unpin(nothing);
+    check_heap_works();
+}
+
+static void memstats_into_nothing(void)
+{
+    static loam_memstats *volatile nowhere;
+    loam_read_memstats(nowhere);
+}
+
+static const struct child_case children[] = {{"memstats_into_nothing", memstats_into_nothing}};
+
+static void statistics_into_nothing(void)
+{
+    struct child c;
+    child_run(&c, "memstats_into_nothing", NULL, 20);
+    EXPECT_CHILD_ABORTED(&c);
+    EXPECT_CONTAINS(c.text, "loam_read_memstats(NULL)");
+}
+
 static void too_late(void)
 {
     check_heap_works();
@@ -152,10 +195,13 @@ static void settings_out_of_range(void)
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
+    child_dispatch(children, COUNT_OF(children));
     RUN(sizes_that_overflow);
     RUN(nothing_of_a_kind);
     RUN(types_that_are_none);
     RUN(nulls_that_are_fine);
+    RUN(nulls_that_are_not);
+    RUN(statistics_into_nothing);
     RUN(too_late);
     RUN(settings_out_of_range);
     return test_end();

@@ -88,6 +88,12 @@ static void min_heap(void)
     uint32_t n = cycles_of_garbage(200);
     EXPECT_GE(n, 1);
     EXPECT_LE(n, 8); /* not one at every 4 MiB */
+    loam_set_gc_percent(10);
+    loam_gc();
+    n = cycles_of_garbage(200);
+    EXPECT_GE(n, 1);
+    EXPECT_LE(n, 8); /* in bytes: GOGC does not scale it */
+    loam_set_gc_percent(100);
     EXPECT_EQ(loam_set_min_heap(before), 64 << 20);
 }
 

@@ -300,7 +300,7 @@ static void test_extremes(void **state)
         memset(&p, 0, sizeof p);
         pacer_init(&p, ANY(percents));
         check_numbers(&p);
-        p.min_heap = ANY(sizes);
+        p.min_heap = (int64_t)(ANY(sizes) >> 1);
         pacer_commit(&p);
         check_numbers(&p);
         for (int k = 0; k < 6; k++) {
@@ -324,6 +324,38 @@ static void test_extremes(void **state)
             pacer_commit(&p);
             check_numbers(&p);
         }
+    }
+}
+
+/* What the program set is the least trigger, whatever GOGC is; Go's floor is scaled by it. */
+static void test_min_heap(void **state)
+{
+    static const int at[] = {10, 100, 400};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(at); i++) {
+        struct pacer p;
+        memset(&p, 0, sizeof p);
+        pacer_init(&p, at[i]);
+        assert_int_equal(pacer_min_heap(&p), (4 << 20) / 100 * at[i]);
+        assert_true(p.goal / 100 == (4 << 20) / 100 * (uint64_t)at[i] / 100);
+        p.min_heap = 64 << 20;
+        pacer_commit(&p);
+        assert_int_equal(pacer_min_heap(&p), 64 << 20);
+        assert_int_equal(p.trigger, 64 << 20);
+        assert_in_range(p.goal, (64 << 20) + (4 << 20), (64 << 20) + (16 << 20));
+        p.marked = 200 << 20;
+        pacer_commit(&p);
+        struct pacer q = p;
+        q.min_heap = -1;
+        pacer_commit(&q);
+        if (at[i] >= 100) { /* of no meaning above it */
+            assert_int_equal(p.trigger, q.trigger);
+            assert_int_equal(p.goal, q.goal);
+        }
+        p.min_heap = 0;
+        p.marked = 1 << 20;
+        pacer_commit(&p);
+        assert_true(p.goal <= (1 << 20) + (uint64_t)(1 << 20) * (uint64_t)at[i] / 100);
     }
 }
 
@@ -377,8 +409,8 @@ int main(int argc, char **argv)
     rng = seed * UINT64_C(0x9E3779B97F4A7C15) | 1;
     const struct CMUnitTest others[] = {
         cmocka_unit_test(test_gogc_off),           cmocka_unit_test(test_gogc_0),
-        cmocka_unit_test(test_live_heap_explodes), cmocka_unit_test(test_extremes),
-        cmocka_unit_test(test_stacks_are_counted),
+        cmocka_unit_test(test_live_heap_explodes), cmocka_unit_test(test_min_heap),
+        cmocka_unit_test(test_extremes),           cmocka_unit_test(test_stacks_are_counted),
     };
     struct CMUnitTest simulated[COUNT_OF(programs)];
     for (size_t i = 0; i < COUNT_OF(programs); i++) {
