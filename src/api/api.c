@@ -298,7 +298,9 @@ void loam_free_os_memory(void)
 {
     struct m *m = malloc_self();
     if (m != NULL) {
+        add_acqrel(&heap.give_up_pages, 1u); /* release: seen in the cycle that is asked for now */
         gc_collect(m);
+        sub_acqrel(&heap.give_up_pages, 1u);
         gc_release_free_pages(m);
     }
 }

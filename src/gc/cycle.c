@@ -370,6 +370,7 @@ static uint64_t take_pauses(void)
 
 static void sweep_in_background(void)
 {
+    mheap_take_idle_pages();
     for (;;) {
         int64_t begin = os_nanotime();
         bool more = true;
@@ -698,6 +699,7 @@ static void on_fork_child(void)
     memset(&gc.weak_lock, 0, sizeof gc.weak_lock);
     memset(&gc.pacer_lock, 0, sizeof gc.pacer_lock);
     store_rlx(&heap.sweeping, 0u);
+    store_rlx(&heap.give_up_pages, 0u);
     store_rlx(&gc.running, false);
     store_rlx(&gc.waiters, 0u);
     store_rlx(&gc.finished, load_rlx(&gc.started));

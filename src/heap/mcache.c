@@ -327,6 +327,23 @@ size_t mcache_blacken(struct mcache *c)
     return bytes;
 }
 
+static void give_up_pages(struct mcache *c)
+{
+    if (load_acq(&c->pages_idle) ||
+        c->pages.free == 0) { /* acquire: not idle, then they are ours */
+        return;
+    }
+    store_rel(&c->pages_idle, true); /* release: pairs with take_idle_pages_locked */
+    if (!xchg_acqrel(&c->pages_given,
+                     true)) { /* still listed: who takes the list looks after this */
+        struct mcache *head = load_rlx(&heap.idle);
+        do {
+            c->next_idle = head;
+            /* release: pairs with take_idle_pages_locked. */
+        } while (!cas_acqrel(&heap.idle, &head, c));
+    }
+}
+
 size_t mcache_give_back(struct mcache *c, uint32_t new_sweepgen)
 {
     size_t bytes = 0;
@@ -345,6 +362,9 @@ size_t mcache_give_back(struct mcache *c, uint32_t new_sweepgen)
                 last = s;
             }
         }
+    }
+    if (!c->used || load_rlx(&heap.give_up_pages) != 0) { /* relaxed: set before the cycle began */
+        give_up_pages(c);
     }
     c->black = false;
     c->used = false;

@@ -29,6 +29,10 @@ struct mcache {
     uint32_t sweepgen;
     size_t run_limit; /* most bytes in a run; 0: one object (gcstress) */
     struct pagecache pages;
+    /* Given up by a thread that does not allocate: whoever needs pages puts them back into the heap. */
+    _Atomic bool pages_idle;  /* set by the owner, cleared under heap.lock */
+    _Atomic bool pages_given; /* on heap.idle */
+    struct mcache *next_idle;
 };
 
 /* Where in an mcache the run for untyped memory of a size lies, by ceil(size / 8), size at most
@@ -68,8 +72,9 @@ void mheap_fill_reserve(void); /* not nested; cheap when full */
 
 /* H-BLACK: from now on black. Returns the bytes newly marked. */
 size_t mcache_blacken(struct mcache *c);
-/* H-GIVEBACK: give every cached span back to be swept, be white, adopt the new generation.
- * Lock-free. Returns bytes of unallocated slots given back. */
+/* H-GIVEBACK: give every cached span back to be swept, be white, adopt the new generation; and give up
+ * the cached pages if no run was filled since the last one. Lock-free. Returns bytes of unallocated
+ * slots given back. */
 size_t mcache_give_back(struct mcache *c, uint32_t new_sweepgen);
 /* A thread ends: its spans return to their mcentrals in the present generation. */
 size_t mcache_release(struct mcache *c);

@@ -19,6 +19,7 @@
 #include "heap/fixalloc.h"
 #include "heap/mcache.h"
 
+#include <limits.h>
 #include <string.h>
 
 struct mheap heap = {.pointer_mask = UINTPTR_MAX};
@@ -182,6 +183,47 @@ static bool mheap_grow_locked(size_t npages)
 
 /* -- pages and spans --------------------------------------------------------------------------- */
 
+/* Of at most so many caches; false: none is left. Only who holds the lock takes any off the list. */
+static bool take_idle_pages_locked(int most)
+{
+    /* acquire: pairs with the push in give_up_pages. */
+    struct mcache *c = load_acq(&heap.idle);
+    while (c != NULL && most > 0) {
+        if (!cas_acqrel(&heap.idle, &c, c->next_idle)) {
+            continue; /* another one came */
+        }
+        /* acq_rel: first off the list, then the look; a cache gives up in the other order. */
+        (void)xchg_acqrel(&c->pages_given, false);
+        if (load_acq(&c->pages_idle)) {
+            pagealloc_cache_flush(&heap.pages, &c->pages);
+            store_rel(&c->pages_idle, false); /* release: pairs with own_pages; the last touch */
+        }
+        c = load_acq(&heap.idle);
+        most--;
+    }
+    return c != NULL;
+}
+
+void mheap_take_idle_pages(void)
+{
+    enum { PIECE = 16 }; /* caches */
+    for (bool more = true; more;) {
+        mutex_lock(&heap.lock);
+        more = take_idle_pages_locked(PIECE);
+        mutex_unlock(&heap.lock);
+    }
+}
+
+/* What the caller's cache gave up it may have back, if it is still there. */
+static void own_pages(struct mcache *c)
+{
+    if (unlikely(load_acq(&c->pages_idle))) { /* acquire: what was flushed is seen to be gone */
+        mutex_lock(&heap.lock);
+        store_rlx(&c->pages_idle, false); /* relaxed: the lock orders it */
+        mutex_unlock(&heap.lock);
+    }
+}
+
 static size_t alloc_pages_locked(struct mcache *c, size_t npages, size_t *scavenged)
 {
     if (c != NULL && npages < PAGECACHE_MAX_ALLOC) {
@@ -198,6 +240,7 @@ static size_t alloc_pages_locked(struct mcache *c, size_t npages, size_t *scaven
 static size_t alloc_pages(struct mcache *c, size_t npages, size_t *scavenged)
 {
     if (c != NULL && npages < PAGECACHE_MAX_ALLOC) {
+        own_pages(c);
         size_t pn = pagecache_alloc(&c->pages, npages, scavenged);
         if (likely(pn != PAGE_NONE)) {
             return pn;
@@ -205,6 +248,10 @@ static size_t alloc_pages(struct mcache *c, size_t npages, size_t *scavenged)
     }
     mutex_lock(&heap.lock);
     size_t pn = alloc_pages_locked(c, npages, scavenged);
+    if (pn == PAGE_NONE && load_rlx(&heap.idle) != NULL) { /* relaxed: a hint */
+        (void)take_idle_pages_locked(INT_MAX);
+        pn = alloc_pages_locked(c, npages, scavenged);
+    }
     if (pn == PAGE_NONE && mheap_grow_locked(npages)) {
         pn = alloc_pages_locked(c, npages, scavenged);
     }
@@ -271,8 +318,10 @@ void mheap_free_span(struct mspan *s)
 
 void mheap_flush_pagecache(struct mcache *c)
 {
-    if (c->pages.free != 0) {
+    /* acquire: when it is not idle, nobody else touches it */
+    if (load_acq(&c->pages_idle) || load_acq(&c->pages_given) || c->pages.free != 0) {
         mutex_lock(&heap.lock);
+        (void)take_idle_pages_locked(INT_MAX); /* c is on no list any more */
         pagealloc_cache_flush(&heap.pages, &c->pages);
         mutex_unlock(&heap.lock);
     }

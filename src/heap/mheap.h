@@ -139,6 +139,9 @@ struct mheap {
     _Atomic uint32_t sweepgen;
     _Atomic uint32_t sweeping; /* threads between taking an unswept span and having swept it */
     _Atomic(struct mspan *) returned; /* spans given back by caches, to be swept; lock-free push */
+    _Atomic(struct mcache *) idle;    /* caches that gave up their pages, or did; lock-free push */
+    _Atomic uint32_t
+        give_up_pages; /* not 0: at the next H-GIVEBACK all caches give up their pages */
 
     struct mutex spanclass_lock; /* guards creation of span classes */
     _Atomic uint32_t nspanclasses;
@@ -222,6 +225,8 @@ void mspan_publish(struct mspan *s);
 /* Give a span's pages back; all its bits must be zero. */
 void mheap_free_span(struct mspan *s);
 void mheap_flush_pagecache(struct mcache *c);
+/* Put the pages that idle caches gave up back into the heap. */
+void mheap_take_idle_pages(void);
 
 bool mspan_check(const struct mspan *s);
 bool mheap_check(void); /* world stopped or single thread */

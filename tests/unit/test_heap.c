@@ -637,6 +637,56 @@ static void test_release(void **state)
     free_everything();
 }
 
+static size_t cached_pages(void)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < CACHES; k++) {
+        n += popcount64(caches[k].pages.free);
+    }
+    return n;
+}
+
+/* A cache that was not used in a cycle gives up its pages: its owner gets them back when it is there
+ * first, else the heap has them. */
+static void test_idle_pages(void **state)
+{
+    (void)state;
+    some_steps(3000);
+    cycle(50, 0);
+    mheap_take_idle_pages();
+    assert_true(cached_pages() > 0); /* all were used */
+    cycle(100, 0);
+    size_t cached = cached_pages();
+    size_t in_heap = heap.pages.free_pages;
+    for (size_t k = 0; k < CACHES; k++) {
+        assert_int_equal(load_rlx(&caches[k].pages_idle), caches[k].pages.free != 0);
+    }
+    for (size_t k = 0; k < CACHES; k += 2) { /* own_pages */
+        struct mspan *s = mcache_alloc_large(&caches[k], HEAP_PAGE_SIZE, &gctype_noscan);
+        assert_non_null(s);
+        mheap_free_span(s);
+        assert_false(load_rlx(&caches[k].pages_idle));
+    }
+    assert_int_equal(cached_pages() + heap.pages.free_pages, cached + in_heap);
+    mheap_take_idle_pages();
+    assert_null(load_rlx(&heap.idle));
+    for (size_t k = 1; k < CACHES; k += 2) {
+        assert_int_equal(caches[k].pages.free, 0);
+        assert_false(load_rlx(&caches[k].pages_idle) || load_rlx(&caches[k].pages_given));
+    }
+    assert_int_equal(cached_pages() + heap.pages.free_pages, cached + in_heap);
+    some_steps(1000);
+    store_rlx(&heap.give_up_pages, 1u);
+    cycle(50, 0);
+    store_rlx(&heap.give_up_pages, 0u);
+    mheap_take_idle_pages();
+    assert_int_equal(cached_pages(), 0);
+    some_steps(1000);
+    cycle(30, 100); /* given up, and taken back, in between */
+    check_bits();
+    free_everything();
+}
+
 /* From the reserve, without a run: an object in pages of its own, which the next sweep finds. */
 static void test_nested(void **state)
 {
@@ -707,6 +757,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_dirty_pages_read_zero),
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_release),
+        cmocka_unit_test(test_idle_pages),
         cmocka_unit_test(test_nested),
         cmocka_unit_test(test_damage_is_found),
     };
