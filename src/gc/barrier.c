@@ -14,6 +14,7 @@
 void gc_flush_wbbuf(struct m *m)
 {
     struct wbbuf *b = &m->wbbuf;
+    world_delay(DELAY_SHADE);
     for (uint32_t i = 0; i < b->n; i++) {
         mark_word(&m->work, b->entries[i]);
     }
@@ -40,6 +41,7 @@ void gc_shade_now(struct m *m, uintptr_t word)
         return;
     }
     store_rlx(&gc.dirty, 1u); /* before the mark: as in mark_offset */
+    world_delay(DELAY_SHADE);
     if ((or_sc(b.word, b.mask) & b.mask) != 0) {
         return;
     }
@@ -62,6 +64,7 @@ void gc_record(struct m *m, uintptr_t old, uintptr_t now)
         gc_shade_now(m, now);
         return;
     }
+    world_delay(DELAY_STORE);
     struct wbbuf *b = &m->wbbuf;
     if (b->n + 2 > WBBUF_ENTRIES) {
         gc_flush_wbbuf(m);
@@ -80,6 +83,7 @@ static uintptr_t store_word(struct m *m, uintptr_t *slot, uintptr_t value)
                          __ATOMIC_RELEASE); /* release: pairs with the program's loads */
         return 0;
     }
+    world_delay(DELAY_STORE);
     uintptr_t old = __atomic_exchange_n(slot, value, __ATOMIC_ACQ_REL);
     gc_record(m, old, value);
     return old;

@@ -209,9 +209,11 @@ static bool round_is_clean(void)
         store_sc(&gc.dirty, 0u);
         gc.last.rounds++;
         step(h_flush, NULL);
+        world_delay(DELAY_STEP);
         mutex_lock(&gc.weak_lock);
         clean = load_sc(&gc.dirty) == 0 && gc_work_empty();
         if (clean) {
+            world_delay(DELAY_STEP);
             store_rel(&gc.phase, GC_END); /* [mark-done] */
         }
         mutex_unlock(&gc.weak_lock);
@@ -708,14 +710,14 @@ static void on_fork_child(void)
     ends_fork_child();
 }
 
-static void stress_delay(void)
+static void stress_delay(int rarity)
 {
     static _Atomic uint64_t seed = 88172645463325252;
     uint64_t x = add_rlx(&seed, UINT64_C(0x9E3779B97F4A7C15));
     x ^= x >> 29;
     x *= UINT64_C(0xBF58476D1CE4E5B9);
-    if (x >> 62 == 0) {
-        os_sleep_ns((int64_t)(x >> 40 & 0xffff));
+    if (x >> (64 - rarity) == 0) {
+        os_sleep_ns((int64_t)(x & 0xffff));
     }
 }
 

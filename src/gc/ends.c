@@ -992,6 +992,7 @@ static void *hidden_strong(struct m *m, const struct hidden *h, const _Atomic ui
     void *p = NULL;
     phase = ends_enter(m);
     bool alive = hidden_is_alive(h, phase);
+    world_delay(DELAY_SHADE);
     word = load_acq(target);
     if (alive && load_acq(&h->key) != 0) { /* after the target, which is cleared after it */
         p = unhide(word);

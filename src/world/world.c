@@ -94,7 +94,7 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     do {
         uint32_t seq = load_acq(&m->request); /* acquire: world.fn; pairs with world_handshake */
         if (seq != load_rlx(&m->ack)) {
-            world_delay();
+            world_delay(DELAY_STEP);
             world.fn(m, ctx);
             acknowledge(m, seq, ctx->pc);
         }
@@ -277,6 +277,7 @@ static struct m *attach(void)
         free_m(m);
         return NULL;
     }
+    world_delay(DELAY_STEP);
     mutex_lock(&world.lock);
     world.attach(m);
     store_rlx(&m->stop, load_rlx(&world.is_stopped) ? 1u : 0u);
@@ -285,6 +286,7 @@ static struct m *attach(void)
     link_m_locked(m);
     m_self = m;
     mutex_unlock(&world.lock);
+    world_delay(DELAY_STEP);
     m->busy = m->deep = 0;
     return m;
 }
@@ -325,6 +327,7 @@ void m_detach(void)
     unlink_m_locked(m);
     m_self = NULL;
     mutex_unlock(&world.lock);
+    world_delay(DELAY_STEP);
     mcache_fini(&m->cache);
     pthread_setspecific(exit_key, NULL);
     free_m(m);
@@ -420,6 +423,7 @@ void m_enter_blocking(struct m *m)
         if (m_asked(m)) {
             m_poll(m);
         }
+        world_delay(DELAY_SHADE);
         /* release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which
          * sets request and then looks at state; one of the two sees the other. */
         store_sc(&m->state, M_BLOCKED);
@@ -438,6 +442,7 @@ void m_exit_blocking(struct m *m)
     if (m->blocking_depth == 0 || --m->blocking_depth > 0) {
         return;
     }
+    world_delay(DELAY_SHADE);
     for (;;) {
         m->busy++; /* while the world is stopped, no handler changes the context */
         compiler_barrier();
@@ -631,7 +636,7 @@ static bool answered_in_unknown_store(void)
 void world_handshake(handshake_fn *fn, void (*posting)(void))
 {
     mutex_lock(&world.handshake_lock);
-    world_delay();
+    world_delay(DELAY_STEP);
     int64_t begin = os_nanotime();
     world.stores_generation = os_stores_refresh();
     world.fn = fn;

@@ -38,7 +38,7 @@ struct world {
     void (*attach)(struct m *m); /* under world.lock: take the present phase */
     void (*detach)(struct m *m); /* under world.lock: hand over what it holds */
     void (*fork_child)(void);    /* in the child, single-threaded, other ms still listed */
-    void (*delay)(void);         /* gcstress: a random delay at a protocol point, or NULL */
+    void (*delay)(int rarity);   /* gcstress: a random delay at a protocol point, or NULL */
 
     _Atomic uint64_t handshake_count;
     _Atomic uint64_t handshake_max_ns; /* longest from posting to the last answer, this cycle */
@@ -76,11 +76,14 @@ ALWAYS_INLINE void world_safepoint(void)
     }
 }
 
-/* Delay at a protocol point under gcstress. */
-ALWAYS_INLINE void world_delay(void)
+/* How seldom, a power of two, a point is delayed: a store comes more often than a handshake. */
+enum { DELAY_STEP = 2, DELAY_SHADE = 5, DELAY_STORE = 9 };
+
+/* Delay at a protocol point under gcstress. Async-signal-safe. */
+ALWAYS_INLINE void world_delay(int rarity)
 {
     if (unlikely(world.delay != NULL)) {
-        world.delay();
+        world.delay(rarity);
     }
 }
 
