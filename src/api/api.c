@@ -249,7 +249,7 @@ void loam_enter_blocking(void)
 {
     struct m *m = malloc_self();
     if (m != NULL) {
-        m_enter_blocking(m);
+        m_enter_blocking(m, FRAME_END);
     }
 }
 

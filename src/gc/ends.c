@@ -441,7 +441,7 @@ static void ends_unblock_signals(void)
 
 static void ends_sleep(struct m *m, uint32_t seen)
 {
-    m_enter_blocking(m);
+    m_enter_blocking(m, FRAME_END);
     store_sc(&ends.asleep, 1u); /* seq_cst: see ends_wake */
     if (load_sc(&ends.wakeups) == seen) {
         os_futex_wait(&ends.wakeups, seen, -1);

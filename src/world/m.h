@@ -9,7 +9,7 @@
 
 enum {
     WBBUF_ENTRIES = 512,
-    CONTEXT_REGS = 36,
+    CONTEXT_REGS = 64, /* the frames of those who lead into blocking fit too */
     HIST_BUCKETS = 64, /* powers of the square root of two, from 1 ns */
 };
 
@@ -154,8 +154,12 @@ ALWAYS_INLINE struct m *m_get(void)
 }
 void m_detach(void);
 
-/* The thread promises to touch no heap memory until m_exit_blocking, its signal handlers neither. Nests. */
-void m_enter_blocking(struct m *m);
+/* The thread promises to touch no heap memory until m_exit_blocking, its signal handlers neither. Nests.
+ * Frames that are left while it blocks may hold registers of frames that are not: what lies below
+ * frame_end, the FRAME_END of the outermost function that returns meanwhile, is kept in the context. */
+void m_enter_blocking(struct m *m, uintptr_t frame_end);
+/* Where the frame of the function that says it ends, the return address included. */
+#define FRAME_END ((uintptr_t)__builtin_dwarf_cfa())
 void m_exit_blocking(struct m *m);
 
 /* The same for the library's own waits: signals are blocked meanwhile, so that the promise holds for

@@ -394,39 +394,44 @@ static void reap(struct m *dead)
 
 /* -- blocking ---------------------------------------------------------------------------------- */
 
-enum { SPILLED_WORDS = 16 }; /* covers os_call_spilled's frame on every machine */
+struct blocking {
+    struct m *m;
+    uintptr_t frame_end;
+};
 
+/* Where the thread is, then that it blocks. No handler of ours answers in between, or the context would
+ * be that of a frame that is left. */
 static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
 {
-    struct m *m = arg;
+    const struct blocking *b = arg;
+    struct m *m = b->m;
+    size_t words = (b->frame_end - sp) / sizeof(uintptr_t);
+    CHECK(words <= CONTEXT_REGS, "%zu words of frames before blocking", words);
     m->context.pc = 0;
-    m->context.sp = sp;
+    m->context.sp = b->frame_end;
     m->context.frame = m->context.frame_limit = 0;
-    m->context.nregs = SPILLED_WORDS;
-    /* The callee-saved registers lie at sp now, but this frame is about to be left: keep a copy. */
-    for (size_t i = 0; i < SPILLED_WORDS; i++) {
+    m->context.nregs = words;
+    for (size_t i = 0; i < words; i++) {
         m->context.regs[i] = ((const volatile uintptr_t *)sp)[i];
     }
+    /* release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which sets
+     * request and then looks at state; one of the two sees the other. */
+    store_sc(&m->state, M_BLOCKED);
 }
 
-void m_enter_blocking(struct m *m)
+NO_SANITIZE void m_enter_blocking(struct m *m, uintptr_t frame_end)
 {
     if (m->blocking_depth++ > 0) {
         return;
     }
+    world_delay(DELAY_SHADE);
+    struct blocking b = {m, frame_end};
     for (;;) {
         m->busy++;
         compiler_barrier();
-        os_call_spilled(block_spilled, m);
+        os_call_spilled(block_spilled, &b);
         compiler_barrier();
         m->busy--;
-        if (m_asked(m)) {
-            m_poll(m);
-        }
-        world_delay(DELAY_SHADE);
-        /* release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which
-         * sets request and then looks at state; one of the two sees the other. */
-        store_sc(&m->state, M_BLOCKED);
         if (load_sc(&m->request) == load_rlx(&m->ack) && load_sc(&m->stop) == 0) {
             return;
         }
@@ -434,6 +439,7 @@ void m_enter_blocking(struct m *m)
         if (!cas_acqrel(&m->state, &state, M_RUNNING)) {
             return; /* claimed: the poster answers for us */
         }
+        m_poll(m);
     }
 }
 
@@ -470,13 +476,13 @@ void m_exit_blocking(struct m *m)
     }
 }
 
-void m_begin_wait(struct m *m, struct m_wait *w)
+NO_SANITIZE void m_begin_wait(struct m *m, struct m_wait *w)
 {
     _Static_assert(sizeof(sigset_t) <= sizeof w->signals, "the mask fits");
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, (sigset_t *)w->signals);
-    m_enter_blocking(m);
+    m_enter_blocking(m, FRAME_END);
 }
 
 void m_end_wait(struct m *m, struct m_wait *w)
@@ -752,7 +758,7 @@ static void fork_prepare(void)
 {
     struct m *m = m_self;
     if (m != NULL) {
-        m_enter_blocking(m);
+        m_enter_blocking(m, FRAME_END);
     }
     mutex_lock(&world.fork_lock);
     store_sc(&world.fork_pending, 1u);
