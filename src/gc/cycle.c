@@ -46,9 +46,11 @@ static void set_barrier(uint32_t on)
 
 /* -- what a thread does at each handshake ------------------------------------------------------ */
 
+/* The answer says that the thread sees the barrier's flag, and that it is between no test of it and the
+ * store that follows: not where it was found, nor below a handler of the program that it is in. */
 static void h_on(struct m *m, const struct m_context *ctx)
 {
-    (void)m, (void)ctx; /* the answer itself says that the thread sees the barrier's flag */
+    gc_restart_stores(m, ctx);
 }
 
 static void h_black(struct m *m, const struct m_context *ctx)
@@ -123,6 +125,9 @@ static void on_attach(struct m *m)
 
 static void on_detach(struct m *m)
 {
+    if (load_acq(&gc.phase) != GC_OFF) {
+        gc_scan_stacks(m); /* nobody's from now on, and [roots] may have been */
+    }
     gc_flush_wbbuf(m);
     gc_live_sub(mcache_release(&m->cache));
     add_rlx(&gc.pause_total, load_rlx(&m->pause_total_ns));
@@ -510,6 +515,11 @@ static void collector_main(void *arg)
     collector.tid = os_gettid();
     os_thread_set_priority(0, OS_PRIORITY_QUICK);
     world_lib_resume();
+    mutex_lock(&gc.cycle_lock);
+    if (!load_acq(&gc.sweep_done)) { /* fork's child goes on where its parent's thread was */
+        sweep_in_background();
+    }
+    mutex_unlock(&gc.cycle_lock);
     for (;;) {
         uint32_t seen = load_acq(&gc.wakeups);
         if (gc_is_due()) {
@@ -543,6 +553,13 @@ static bool collector_started(void)
         }
     }
     return true;
+}
+
+/* Not later than at the start of the library: making a thread takes malloc, which a handler of the
+ * program that allocates may have interrupted. Where none can be had, it is tried again. */
+void gc_start_collector(void)
+{
+    (void)collector_started();
 }
 
 /* No thread could be had: the caller takes the steps itself, as a blocked thread that the collector,

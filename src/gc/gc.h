@@ -116,6 +116,7 @@ bool gc_init(void);
 void gc_collect(struct m *m);      /* loam_gc */
 void gc_start_if_due(struct m *m); /* after an allocation grew the heap; not busy */
 bool gc_is_due(void);
+void gc_start_collector(void);
 void gc_wake(void);
 void gc_stress(struct m *m); /* as many allocations as GODEBUG gcstress says were made */
 int gc_set_percent(struct m *m, int percent); /* the old value */
@@ -148,7 +149,9 @@ void gc_shade_now(struct m *m, uintptr_t word); /* mark at once; any context; m 
 
 /* roots.c */
 void gc_mark_roots(struct gcwork *w);
-void gc_scan_thread(struct m *m, const struct m_context *ctx); /* H-SCAN */
+void gc_scan_thread(struct m *m, const struct m_context *ctx);    /* H-SCAN */
+void gc_restart_stores(struct m *m, const struct m_context *ctx); /* H-ON */
+void gc_scan_stacks(struct m *m); /* its loam_stacks, when it ends */
 int gc_add_roots(struct m *m, uintptr_t start, size_t bytes);
 int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes);
 bool gc_pin(struct m *m, uintptr_t obj);

@@ -303,52 +303,83 @@ static NO_SANITIZE uintptr_t own_stack_from(struct m *m, uintptr_t low, uintptr_
     return from;
 }
 
-static void scan_stack(struct m *m, uintptr_t sp, bool self)
+typedef void part_fn(void *m, uintptr_t start, size_t bytes);
+
+static void each_own_part(struct m *m, const struct m_context *ctx, part_fn *fn)
 {
-    uintptr_t low, high;
-    uintptr_t from = sp;
-    if (sp < m->stack_low || sp >= m->stack_high) {
+    uintptr_t from = ctx->sp;
+    if (from >= m->stack_low && from < m->stack_high) {
+        from -= from - RED_ZONE >= m->stack_low ? RED_ZONE : 0;
+    } else {
         from = 0;
-        if (self && os_altstack_bounds(sp, &low, &high)) {
-            mark_range(&m->work, sp - RED_ZONE, high);
-            from = own_stack_from(m, sp, high);
+        if (ctx->alt_limit != 0) {
+            fn(m, ctx->sp - RED_ZONE, ctx->alt_limit - ctx->sp + RED_ZONE);
+            from = own_stack_from(m, ctx->sp, ctx->alt_limit);
         }
         uintptr_t mapped = os_mapped_low(m->stack_low, m->stack_high);
         from = from < mapped ? mapped : from;
-        mark_range(&m->work, from, m->stack_high);
-        add_rlx(&gc.stack_scan, m->stack_high - from);
-        return;
     }
-    from -= from - RED_ZONE >= m->stack_low ? RED_ZONE : 0;
-    mark_range(&m->work, from, m->stack_high);
-    add_rlx(&gc.stack_scan, m->stack_high - from);
+    fn(m, from, m->stack_high - from);
+}
+
+/* Call fn for all of m's stacks that is live. */
+static void each_stack_part(struct m *m, const struct m_context *ctx, part_fn *fn)
+{
+    fn(m, ctx->frame, ctx->frame_limit - ctx->frame);
+    each_own_part(m, ctx, fn);
+    for (const struct stack_ref *ref = m->stacks; ref != NULL; ref = ref->next) {
+        struct loam_stack *s = ref->stack;
+        uintptr_t from, to;
+        /* seq_cst: first counted, then the look; gc_stack_remove takes the owner and then looks. */
+        atomic_fetch_add_explicit(&s->scanners, 1, memory_order_seq_cst);
+        if (load_sc(&s->owner) == m) {
+            stack_live(s, &from, &to);
+            if (ctx->sp >= s->start && ctx->sp < s->limit) { /* the thread runs on it */
+                from = ctx->sp - RED_ZONE > s->start ? ctx->sp - RED_ZONE : s->start;
+                to = s->limit;
+            }
+            fn(m, from, to - from);
+        }
+        sub_acqrel(&s->scanners, 1u); /* release: our reads are done */
+    }
+}
+
+static void scan_stack_part(void *m, uintptr_t start, size_t bytes)
+{
+    scan_own(m, start, bytes);
+    add_rlx(&gc.stack_scan, (uint64_t)bytes);
 }
 
 void gc_scan_thread(struct m *m, const struct m_context *ctx)
 {
-    struct gcwork *w = &m->work;
-    bool self = m == m_self;
     for (size_t i = 0; i < ctx->nregs; i++) {
-        mark_word(w, ctx->regs[i]);
+        mark_word(&m->work, ctx->regs[i]);
     }
-    mark_range(w, ctx->frame, ctx->frame_limit);
-    scan_stack(m, ctx->sp, self);
+    each_stack_part(m, ctx, scan_stack_part);
     os_each_tls_range(m->tp, scan_own, m);
+    gcwork_publish(&m->work);
+}
+
+static void restart_part(void *m, uintptr_t start, size_t bytes)
+{
+    (void)m;
+    os_signal_frames_restart(start, start + bytes);
+}
+
+void gc_restart_stores(struct m *m, const struct m_context *ctx)
+{
+    each_stack_part(m, ctx, restart_part);
+}
+
+void gc_scan_stacks(struct m *m)
+{
     for (const struct stack_ref *ref = m->stacks; ref != NULL; ref = ref->next) {
-        const struct loam_stack *s = ref->stack;
         uintptr_t from, to;
-        if (load_acq(&s->owner) != m) { /* acquire: pairs with gc_stack_set */
-            continue;
+        if (load_acq(&ref->stack->owner) == m) { /* acquire: pairs with gc_stack_set */
+            stack_live(ref->stack, &from, &to);
+            mark_range(&m->work, from, to);
         }
-        stack_live(s, &from, &to);
-        if (ctx->sp >= s->start && ctx->sp < s->limit) { /* the thread runs on it */
-            from = ctx->sp - RED_ZONE > s->start ? ctx->sp - RED_ZONE : s->start;
-            to = s->limit;
-        }
-        mark_range(w, from, to);
-        add_rlx(&gc.stack_scan, to - from);
     }
-    gcwork_publish(w);
 }
 
 /* -- stacks of the program's own --------------------------------------------------------------- */
@@ -444,8 +475,12 @@ void gc_stack_remove(struct m *m, struct loam_stack *s)
     uintptr_t from, to;
     stack_live(s, &from, &to);
     shade_range(m, from, to - from);
+    store_sc(&s->owner, NULL); /* seq_cst: pairs with each_stack_part */
+    while (load_sc(&s->scanners) != 0) {
+        os_sleep_ns(
+            1000); /* a former owner still reads what is unmapped next; it waits for nobody */
+    }
     mutex_lock(&world.lock);
-    store_rlx(&s->owner, NULL);
     if (s->prev != NULL) {
         s->prev->next = s->next;
     } else {
@@ -506,6 +541,8 @@ void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintp
         e.kind = "stack";
         if (m != m_self && sp >= m->stack_low && sp < m->stack_high) {
             each_word(&e, sp, m->stack_high - sp);
+        } else if (m != m_self && m->context.alt_limit != 0) {
+            each_word(&e, sp, m->context.alt_limit - sp);
         }
         for (size_t i = 0; i < m->context.nregs; i++) {
             fn(arg, "register", i, m->context.regs[i]);

@@ -95,7 +95,8 @@ struct mspan *mcentral_take_unswept(struct mcentral *central, uint32_t sweepgen)
 void mcentral_drain_returned(void);
 /* A swept large span is the caller's to free; false: it is not swept, or somebody else has it. */
 bool mcentral_remove_large(struct mspan *s, uint32_t sweepgen);
-/* After loam_free cleared an alloc bit: make the slot findable. */
-void mcentral_slot_freed(struct mspan *s);
+/* After loam_free cleared an alloc bit: make the slot findable. s was of this mcentral before, and may
+ * be another span by now. */
+void mcentral_slot_freed(struct mcentral *central, struct mspan *s);
 
 #endif

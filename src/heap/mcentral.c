@@ -152,9 +152,8 @@ void mcentral_drain_returned(void)
     sub_acqrel(&heap.sweeping, 1u);
 }
 
-void mcentral_slot_freed(struct mspan *s)
+void mcentral_slot_freed(struct mcentral *central, struct mspan *s)
 {
-    struct mcentral *central = mcentral_of(s->spanclass);
     mutex_lock(&central->lock);
     struct span_list *l = s->list;
     add_rlx(&s->freed, 1u); /* relaxed: a hint to the owner, or under the lock */

@@ -3,7 +3,7 @@
  * Model       A freed slot loses its alloc bit, atomically, whoever owns the span; the owner finds the
  *             hole when it has none ahead. What the object pointed to is shaded if a cycle marks, as a
  *             store of NULL would. A large object's pages go back at once when its span is swept and no
- *             cycle marks; otherwise the next sweep takes them.
+ *             cycle marks, or has left marks (fork); otherwise the next sweep takes them.
  * Invariants  [free.once]  who clears the alloc bit frees: a second free finds it clear and aborts.
  *             [free.phase]  busy: no handshake is answered meanwhile, so a phase once read stays near
  *             enough: marking cannot begin behind our back.
@@ -22,19 +22,18 @@ static bool in_unused_run(struct m *m, const struct mspan *s, uintptr_t p)
     return r != NULL && r->span == s && p >= r->ptr && p < r->end;
 }
 
-static void free_large_now(struct m *m, struct mspan *s)
+/* Its pages go back at once: nobody else has the span any more. False: the next sweep takes it. */
+static bool take_large(struct m *m, struct mspan *s)
 {
-    bool marking = load_acq(&gc.phase) != GC_OFF || m->cache.black;
-    if (!marking && mcentral_remove_large(s, m->cache.sweepgen)) {
-        store_rlx(&s->scan_progress, (size_t)0);
-        ends_span_freed(s);
-        mheap_free_span(s);
-    }
+    bool marks = load_acq(&gc.phase) != GC_OFF || m->cache.black || load_rlx(&gc.marks_stale);
+    return s->sizeclass == 0 && !marks && mcentral_remove_large(s, m->cache.sweepgen);
 }
 
 static void free_object(struct m *m, struct mspan *s, size_t index)
 {
     size_t bytes = s->elem_size;
+    bool large = s->sizeclass == 0;
+    struct mcentral *central = mcentral_of(s->spanclass);
     uint64_t bit = UINT64_C(1) << (index % 64);
     if (load_acq(&gc.phase) != GC_OFF && !s->noscan) {
         scan_object(&m->work, s, index);
@@ -43,16 +42,22 @@ static void free_object(struct m *m, struct mspan *s, size_t index)
     if (load_acq(&s->specials) != NULL) { /* acquire: pairs with ends.c */
         ends_free_object(s, index);
     }
+    bool taken = take_large(m, s);
     store_rlx(&s->needzero, true); /* before the bit is clear: see mcache.c */
+    /* With its last bit a span that was not taken may be swept and become another one at once. */
     uint64_t old = and_acqrel(&mspan_allocs(s)[index / 64], ~bit);
     CHECK((old & bit) != 0, "double free of %p", (void *)mspan_object(s, index));
-    add_rlx(&mcentral_of(s->spanclass)->nfree, UINT64_C(1));
+    add_rlx(&central->nfree, UINT64_C(1));
     gc_live_sub(bytes);
-    if (s->sizeclass == 0) {
+    if (large) {
         add_rlx(&heap.stats.large_free, (uint64_t)bytes);
-        free_large_now(m, s);
     } else {
-        mcentral_slot_freed(s);
+        mcentral_slot_freed(central, s);
+    }
+    if (taken) {
+        store_rlx(&s->scan_progress, (size_t)0);
+        ends_span_freed(s);
+        mheap_free_span(s);
     }
 }
 

@@ -257,6 +257,7 @@ static struct gctype *type_of(struct m *m, const loam_type *type)
 
 void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
 {
+    bytes = bytes < type->size ? type->size : bytes; /* a scan reads all of a type */
     if (unlikely(m->deep != 0)) {
         return malloc_nested(m, type, bytes);
     }

@@ -51,6 +51,7 @@ static bool start_locked(void)
     if (gc.at_start != NULL) {
         gc.at_start();
     }
+    gc_start_collector();
     store_rel(&started, true); /* release: pairs with malloc_started */
     return true;
 }

@@ -145,6 +145,11 @@ void os_context_set_pc(void *ucontext, uintptr_t pc);
 /* The general registers in it: *n words from the result. */
 const uintptr_t *os_context_regs(const void *ucontext, size_t *n);
 
+/* In each frame that a signal left within [from, to), stack of a thread that stands still or of the
+ * caller: a saved pc strictly inside a known store sequence goes back to its start. So a handler of the
+ * program that lies over a store, and from which the thread answers, returns to the test before it. */
+void os_signal_frames_restart(uintptr_t from, uintptr_t to);
+
 /* Bounds of the alternate signal stack of the calling thread if sp lies in it. One system call. With
  * SS_AUTODISARM the kernel forgets the stack while a handler runs on it: false then. */
 bool os_altstack_bounds(uintptr_t sp, uintptr_t *low, uintptr_t *high);

@@ -17,11 +17,13 @@
 #endif
 #include "os/os.h"
 
+#include "base/bits.h"
 #include "base/check.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -51,6 +53,29 @@ static bool signal_runs(const struct sigaction *sa, os_signal_fn *fn)
 {
     return (sa->sa_flags & SA_SIGINFO) != 0 && (uintptr_t)sa->sa_sigaction == (uintptr_t)fn;
 }
+
+#if defined(__x86_64__)
+/* Where a handler returns to: the C library's, the same for all of them. A signal's frame begins with it. */
+static _Atomic uintptr_t signal_restorer;
+
+struct kernel_sigaction { /* of the system call, which the C library hides */
+    uintptr_t handler, flags, restorer;
+    uint64_t mask;
+};
+
+static void restorer_learn(int signo)
+{
+    struct kernel_sigaction now;
+    if (syscall(SYS_rt_sigaction, signo, NULL, &now, sizeof(now.mask)) == 0) {
+        store_rlx(&signal_restorer, now.restorer); /* relaxed: a number */
+    }
+}
+#else
+static void restorer_learn(int signo)
+{
+    (void)signo; /* handlers return to the vDSO */
+}
+#endif
 
 int os_signal_install(int signo, os_signal_fn *fn, bool *changed)
 {
@@ -85,6 +110,7 @@ int os_signal_install(int signo, os_signal_fn *fn, bool *changed)
         store_rlx(&signal_previous[signo], before);
         return errno;
     }
+    restorer_learn(signo);
     if (!signal_runs(&old, fn)) {
         /* Mostly the same again; another one if the program was just replacing it. */
         store_rlx(&signal_previous[signo], signal_pack(&old));
@@ -194,6 +220,39 @@ const uintptr_t *os_context_regs(const void *ucontext, size_t *n)
 
 #else
 #error "contexts are known for x86-64 and aarch64"
+#endif
+
+#if defined(__x86_64__)
+
+NO_SANITIZE void os_signal_frames_restart(uintptr_t from, uintptr_t to)
+{
+    enum { PC = sizeof(uintptr_t) + offsetof(ucontext_t, uc_mcontext.gregs[REG_RIP]) };
+    uintptr_t restorer = load_rlx(&signal_restorer);
+    for (uintptr_t p = align_up(from, sizeof(p)); p + PC + sizeof(p) <= to; p += sizeof(p)) {
+        if (unlikely(*(volatile uintptr_t *)p == restorer)) {
+            volatile uintptr_t *pc = (volatile uintptr_t *)(p + PC);
+            uintptr_t start = os_stores_restart(*pc);
+            if (start != *pc) {
+                *pc = start;
+            }
+        }
+    }
+}
+
+#else
+
+/* Nothing marks a frame here. What lies strictly within a sequence is no return address. */
+NO_SANITIZE void os_signal_frames_restart(uintptr_t from, uintptr_t to)
+{
+    for (uintptr_t p = align_up(from, sizeof(p)); p + sizeof(p) <= to; p += sizeof(p)) {
+        volatile uintptr_t *pc = (volatile uintptr_t *)p;
+        uintptr_t start = os_stores_restart(*pc);
+        if (start != *pc) {
+            *pc = start;
+        }
+    }
+}
+
 #endif
 
 bool os_altstack_bounds(uintptr_t sp, uintptr_t *low, uintptr_t *high)

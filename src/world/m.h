@@ -18,6 +18,8 @@ struct m_context {
     uintptr_t
         pc; /* of a handler: where it found the thread, if in no store that it knows; else 0 */
     uintptr_t sp; /* what lies below is dead, but for the handler's frame */
+    uintptr_t
+        alt_limit; /* where the alternate signal stack that sp lies on ends; 0: on another one */
     /* Where the kernel put the registers that are not in regs (vector registers hold pointers too);
      * empty where there is no signal. */
     uintptr_t frame, frame_limit;
@@ -59,6 +61,7 @@ struct loam_stack {
     _Atomic uintptr_t live, live_limit; /* used when top is NULL, or parked */
     _Atomic bool parked;                /* the program said what is live */
     _Atomic(struct m *) owner;          /* who scans it; NULL: its thread has ended */
+    _Atomic uint32_t scanners; /* who look at it now: it stays mapped until they are done */
     struct loam_stack *next,
         *prev; /* world.stacks, under world.lock; records are reused, never freed */
 };

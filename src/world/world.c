@@ -80,14 +80,13 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
 
 /* Do all that is asked of the calling thread, whose pointers are where ctx says. What it takes is
  * counted in the thread's own processor time, for what the kernel gives to others in between is not of
- * our making; a stop in time on the wall. */
+ * our making; a stop in time on the wall. All signals are blocked: a handler of the program would move
+ * pointers behind the back of a scan, take slots from a cache that changes, or run in a world that stands
+ * still. */
 static void m_answer(struct m *m, const struct m_context *ctx)
 {
     int64_t begin = os_thread_cputime();
     int64_t stopped = 0;
-    sigset_t all, before;
-    bool masked = false;
-    sigfillset(&all);
     m->deep++;
     m->busy++;
     compiler_barrier();
@@ -100,12 +99,6 @@ static void m_answer(struct m *m, const struct m_context *ctx)
         }
         if (load_rlx(&m->stop) != 0) {
             int64_t since = os_nanotime();
-            /* A handler of the program would change a world that stands still; what came meanwhile runs
-             * when we are busy no more, so that it need not live on the reserve. */
-            if (!masked) {
-                pthread_sigmask(SIG_SETMASK, &all, &before);
-                masked = true;
-            }
             answer_stop(m, ctx);
             stopped += os_nanotime() - since;
         }
@@ -114,31 +107,56 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     m->busy--;
     m->deep--;
     m_count_pause(m, os_thread_cputime() - begin + stopped);
-    if (masked) {
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void set_sp(const struct m *m, struct m_context *ctx, uintptr_t sp)
+{
+    uintptr_t low;
+    ctx->sp = sp;
+    ctx->alt_limit = 0;
+    if (sp < m->stack_low || sp >= m->stack_high) {
+        (void)os_altstack_bounds(sp, &low, &ctx->alt_limit);
     }
 }
 
 static void poll_spilled(void *arg, uintptr_t sp)
 {
-    struct m_context ctx = {.sp = sp};
+    struct m_context ctx = {0};
+    set_sp(arg, &ctx, sp);
     m_answer(arg, &ctx);
+}
+
+/* All but those that say what this very thread did: blocked, they would end the process. */
+static void block_signals(sigset_t *before)
+{
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    sigset_t set;
+    sigfillset(&set);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+        sigdelset(&set, own[i]);
+    }
+    pthread_sigmask(SIG_SETMASK, &set, before);
 }
 
 void m_poll(struct m *m)
 {
     int saved = errno;
-    while (m_asked(m)) {
+    sigset_t before;
+    block_signals(&before);
+    /* Blocked all the while, as in a fork between enter and exit: then others answer. */
+    while (m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
         os_call_spilled(poll_spilled, m);
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = saved;
 }
 
 enum { FRAME_MOST = 16384 }; /* bytes of a signal frame with all its vector registers */
 
-static void save_context(struct m_context *ctx, const void *ucontext, uintptr_t frame)
+static void save_context(const struct m *m, struct m_context *ctx, const void *ucontext,
+                         uintptr_t frame)
 {
-    ctx->sp = os_context_sp(ucontext);
+    set_sp(m, ctx, os_context_sp(ucontext));
     ctx->frame = frame;
     ctx->frame_limit = ctx->sp; /* the usual case: the frame lies right below what it interrupted */
     if (frame > ctx->sp || ctx->sp - frame > FRAME_MOST) { /* the handler has a stack of its own */
@@ -165,7 +183,7 @@ static void answer_interrupted(struct m *m, void *ucontext)
         os_context_set_pc(ucontext, restart);
     }
     struct m_context ctx = {.pc = restart == pc ? pc : 0};
-    save_context(&ctx, ucontext, (uintptr_t)__builtin_frame_address(0));
+    save_context(m, &ctx, ucontext, (uintptr_t)__builtin_frame_address(0));
     m_answer(m, &ctx);
 #endif
 }
@@ -176,7 +194,9 @@ static void on_signal(int signo, void *info, void *ucontext)
     struct m *m = m_self;
     if (!os_signal_is_ours(info) || m == NULL || !xchg_rlx(&m->signaled, false)) {
         os_signal_chain(signo, info, ucontext); /* the program's own, also from itself */
-    } else if (m->busy == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
+    }
+    m = m_self; /* that may have attached it */
+    if (m != NULL && m->busy == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
         answer_interrupted(m, ucontext);
     }
     errno = saved;
@@ -294,9 +314,8 @@ static struct m *attach(void)
 /* Signals are blocked meanwhile: a handler of the program that allocates would attach a second time. */
 COLD struct m *m_attach(void)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    sigset_t old;
+    block_signals(&old);
     /* Such a handler may have run since the caller looked. */
     struct m *m = m_self != NULL ? m_self : attach();
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -316,9 +335,8 @@ void m_detach(void)
     if (m == NULL) {
         return;
     }
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    sigset_t old;
+    block_signals(&old);
     while (m->blocking_depth > 0) {
         m_exit_blocking(m);
     }
@@ -326,9 +344,9 @@ void m_detach(void)
     mutex_lock(&world.lock);
     unlink_m_locked(m);
     m_self = NULL;
-    mutex_unlock(&world.lock);
     world_delay(DELAY_STEP);
-    mcache_fini(&m->cache);
+    mcache_fini(&m->cache); /* under the lock: a fork waits for it, and for no other from now on */
+    mutex_unlock(&world.lock);
     pthread_setspecific(exit_key, NULL);
     free_m(m);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -408,7 +426,7 @@ static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
     size_t words = (b->frame_end - sp) / sizeof(uintptr_t);
     CHECK(words <= CONTEXT_REGS, "%zu words of frames before blocking", words);
     m->context.pc = 0;
-    m->context.sp = b->frame_end;
+    set_sp(m, &m->context, b->frame_end);
     m->context.frame = m->context.frame_limit = 0;
     m->context.nregs = words;
     for (size_t i = 0; i < words; i++) {
@@ -479,9 +497,7 @@ void m_exit_blocking(struct m *m)
 NO_SANITIZE void m_begin_wait(struct m *m, struct m_wait *w)
 {
     _Static_assert(sizeof(sigset_t) <= sizeof w->signals, "the mask fits");
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, (sigset_t *)w->signals);
+    block_signals((sigset_t *)w->signals);
     m_enter_blocking(m, FRAME_END);
 }
 

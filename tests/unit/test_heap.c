@@ -86,7 +86,7 @@ static void object_free(size_t i, struct mcache *c)
     store_rlx(&s->needzero, true); /* the heap's half of loam_free */
     and_acqrel(&mspan_allocs(s)[index / 64], ~(UINT64_C(1) << (index % 64)));
     if (s->sizeclass != 0) {
-        mcentral_slot_freed(s);
+        mcentral_slot_freed(mcentral_of(s->spanclass), s);
     } else if (!marking && !c->black && mcentral_remove_large(s, c->sweepgen)) {
         mheap_free_span(s);
     }
