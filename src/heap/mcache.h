@@ -65,8 +65,9 @@ struct mspan *mcache_alloc_large(struct mcache *c, size_t bytes, struct gctype *
 void mcache_publish_large(struct mcache *c, struct mspan *s);
 void mcache_publish_alone(struct mcache *c, struct mspan *s); /* the same without a lock */
 
-/* For a signal handler of the program that interrupted the library: an object in pages of its own, from
- * a reserve, without a lock and without the caller's runs. NULL: the reserve is used up. */
+/* For a signal handler of the program that interrupted the library: an object in pages of its own,
+ * without the caller's runs and with no lock but heap.lock; where that is the interrupted code's, from a
+ * reserve. NULL: no memory. */
 struct mspan *mcache_alloc_nested(struct mcache *c, size_t bytes, struct gctype *type);
 void mheap_fill_reserve(void); /* not nested; cheap when full */
 

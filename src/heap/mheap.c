@@ -365,10 +365,24 @@ static size_t reserve_take(size_t npages)
     return (size_t)(old >> 32);
 }
 
+/* What the interrupted code holds, if anything, is not what the holder of heap.lock waits for: that one
+ * takes no other lock. So it may be waited for, unless the interrupted code is that holder. */
+static size_t nested_pages(size_t npages)
+{
+    size_t scavenged;
+    if (!mutex_may_be_mine(&heap.lock)) {
+        size_t pn = alloc_pages(NULL, npages, &scavenged);
+        if (pn != PAGE_NONE) {
+            return pn;
+        }
+    }
+    return reserve_take(npages);
+}
+
 struct mspan *mcache_alloc_nested(struct mcache *c, size_t bytes, struct gctype *type)
 {
     size_t npages = bytes == 0 ? 1 : (bytes + HEAP_PAGE_SIZE - 1) >> PAGE_SHIFT;
-    size_t pn = reserve_take(npages);
+    size_t pn = nested_pages(npages);
     if (pn == PAGE_NONE) {
         return NULL;
     }

@@ -7,7 +7,7 @@
  * Invariants  [malloc.zero]  what is returned reads as zero.
  *             [malloc.reentrant]  a signal handler of the program may allocate at any instruction: over
  *             the fast path it takes another slot or refills the run (then `end` differs and the
- *             interrupted allocation starts over); over busy code it takes pages from a reserve.
+ *             interrupted allocation starts over); over busy code it takes whole pages.
  * Locking     none on the fast path; the slow path is busy while it holds those of heap/.
  * From Go     malloc.go; differs: no per-object bits, no publication barrier, no zeroing per object; no
  *             tiny blocks, since the contract aligns what is below 16 bytes to 8: class 8 packs as

@@ -1,9 +1,10 @@
 /* futex.c - sleeping on a word, and the mutex made of it.
  *
  * Purpose     The only way the library waits for another thread.
- * Model       Mutex word: 0 free, 1 held, 2 held and perhaps somebody sleeps. Who has slept takes
- *             the lock as 2, for it cannot know whether others sleep still: at worst one wake too
- *             many. Source: Drepper, "Futexes Are Tricky", mutex2.
+ * Model       Mutex word: 0 free, else who holds it, and in the lowest bit that perhaps somebody sleeps.
+ *             Who has slept takes the lock with that bit, for it cannot know whether others sleep still:
+ *             at worst one wake too many. Source: Drepper, "Futexes Are Tricky", mutex2; the holder's
+ *             name in the word as in the kernel's priority-inheriting futexes.
  * Ordering    lock acquires, unlock releases, through the word; sleeping and waking order nothing.
  * From Go     runtime/lock_futex.go: as there, a short active spin, then sleep; no passive spin
  *             by yielding, since the holder is never parked by a scheduler of ours.
@@ -64,7 +65,7 @@ void mutex_lock_slow(struct mutex *mu)
         for (int i = 0; i < MUTEX_SPINS; i++) {
             /* Only where nobody sleeps: a spinner must not overtake sleepers for ever. */
             uint32_t word = load_rlx(&mu->word);
-            if (word == 2) {
+            if ((word & 1u) != 0) {
                 break;
             }
             if (word == 0 && mutex_try_lock(mu)) {
@@ -73,9 +74,18 @@ void mutex_lock_slow(struct mutex *mu)
             cpu_relax();
         }
     }
-    /* acquire: pairs with mutex_unlock; what the last holder wrote is seen. */
-    while (xchg_acqrel(&mu->word, 2u) != 0) {
-        os_futex_wait(&mu->word, 2, -1);
+    uint32_t word = load_rlx(&mu->word);
+    for (;;) {
+        uint32_t now = word == 0 ? mutex_self() | 1u : word | 1u;
+        /* acquire: pairs with mutex_unlock; what the last holder wrote is seen. */
+        if (now != word && !cas_acqrel(&mu->word, &word, now)) {
+            continue;
+        }
+        if (word == 0) {
+            return;
+        }
+        os_futex_wait(&mu->word, now, -1);
+        word = load_rlx(&mu->word);
     }
 }
 

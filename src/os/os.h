@@ -51,18 +51,38 @@ size_t os_address_limit(void);
 void os_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns);
 void os_futex_wake(_Atomic uint32_t *word, int count);
 
+/* What names the calling thread in a register of its own: where its thread-local storage hangs. */
+ALWAYS_INLINE uintptr_t os_thread_pointer(void)
+{
+    uintptr_t tp;
+#if defined(__x86_64__)
+    __asm__("movq %%fs:0, %0" : "=r"(tp));
+#elif defined(__aarch64__)
+    __asm__("mrs %0, tpidr_el0" : "=r"(tp));
+#else
+#error "the thread pointer is known for x86-64 and aarch64"
+#endif
+    return tp;
+}
+
 /* A mutex of one word; zero is unlocked. Not recursive. Fair enough; sleeps when contended. */
 struct mutex {
-    _Atomic uint32_t word; /* 0 free, 1 held, 2 held and somebody sleeps */
+    _Atomic uint32_t word; /* 0 free, else the holder's mutex_self; + 1: somebody may sleep */
 };
 void mutex_lock_slow(struct mutex *mu);
 void mutex_unlock_slow(struct mutex *mu);
+
+/* Even, not 0. Two threads may have the same one, for an address has more bits. */
+ALWAYS_INLINE uint32_t mutex_self(void)
+{
+    return ((uint32_t)(os_thread_pointer() >> 3) & ~1u) | 2u;
+}
 
 ALWAYS_INLINE void mutex_lock(struct mutex *mu)
 {
     uint32_t expected = 0;
     /* acquire: pairs with mutex_unlock; what the last holder wrote is seen. */
-    if (unlikely(!cas_acqrel(&mu->word, &expected, 1u))) {
+    if (unlikely(!cas_acqrel(&mu->word, &expected, mutex_self()))) {
         mutex_lock_slow(mu);
     }
 }
@@ -70,13 +90,13 @@ ALWAYS_INLINE void mutex_lock(struct mutex *mu)
 ALWAYS_INLINE bool mutex_try_lock(struct mutex *mu)
 {
     uint32_t expected = 0;
-    return cas_acqrel(&mu->word, &expected, 1u); /* acquire: pairs with mutex_unlock */
+    return cas_acqrel(&mu->word, &expected, mutex_self()); /* acquire: pairs with mutex_unlock */
 }
 
 ALWAYS_INLINE void mutex_unlock(struct mutex *mu)
 {
     /* release: pairs with mutex_lock. */
-    if (unlikely(xchg_acqrel(&mu->word, 0u) == 2)) {
+    if (unlikely((xchg_acqrel(&mu->word, 0u) & 1u) != 0)) {
         mutex_unlock_slow(mu);
     }
 }
@@ -84,6 +104,13 @@ ALWAYS_INLINE void mutex_unlock(struct mutex *mu)
 ALWAYS_INLINE bool mutex_is_held(struct mutex *mu)
 {
     return load_rlx(&mu->word) != 0;
+}
+
+/* Does the calling thread hold it, so that one of its signal handlers must not wait for it? Rarely true
+ * of another one that holds it; never false of the holder. */
+ALWAYS_INLINE bool mutex_may_be_mine(struct mutex *mu)
+{
+    return (load_rlx(&mu->word) & ~1u) == mutex_self(); /* relaxed: what this thread wrote itself */
 }
 
 /* -- time (clock.c) --------------------------------------------------------------------------- */
@@ -192,7 +219,6 @@ void os_modules_fork_child(void);
 /* -- thread-local storage (tls.c) -------------------------------------------------------------
  * os_tls_init once per process, before the others; it asks the loader, so not from a handler. */
 void os_tls_init(void);
-uintptr_t os_thread_pointer(void);
 
 /* Call fn for each block of thread-local storage of the thread whose thread pointer is tp: static,
  * dynamic, pthread_setspecific values. Async-signal-safe for the calling thread; for another one

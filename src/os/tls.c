@@ -33,19 +33,6 @@
 
 typedef void tls_range_fn(void *arg, uintptr_t start, size_t bytes);
 
-uintptr_t os_thread_pointer(void)
-{
-    uintptr_t tp;
-#if defined(__x86_64__)
-    __asm__("movq %%fs:0, %0" : "=r"(tp));
-#elif defined(__aarch64__)
-    __asm__("mrs %0, tpidr_el0" : "=r"(tp));
-#else
-#error "the thread pointer is known for x86-64 and aarch64"
-#endif
-    return tp;
-}
-
 static NO_SANITIZE uintptr_t tls_word(uintptr_t addr)
 {
     return *(const uintptr_t *)addr;

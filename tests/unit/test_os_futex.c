@@ -58,8 +58,10 @@ static void test_try_lock(void **state)
     struct mutex own = {0};
     assert_true(mutex_try_lock(&own));
     assert_true(mutex_is_held(&own));
+    assert_true(mutex_may_be_mine(&own));
     assert_false(mutex_try_lock(&own));
     mutex_unlock(&own);
+    assert_false(mutex_may_be_mine(&own));
     assert_true(mutex_try_lock(&own));
     mutex_unlock(&own);
     assert_false(mutex_is_held(&own));
