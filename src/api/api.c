@@ -85,11 +85,18 @@ void loam_free(void *p)
     }
 }
 
+/* A slot that waits in this thread's cache is free; in that of another one it cannot be told. */
+static bool find_allocated(uintptr_t addr, struct mspan **s, size_t *index)
+{
+    return heap_find_object(addr, s, index) &&
+           !(m_self != NULL && mcache_holds(&m_self->cache, *s, addr));
+}
+
 size_t loam_usable_size(const void *p)
 {
     struct mspan *s;
     size_t index;
-    return p != NULL && heap_find_object((uintptr_t)p, &s, &index) ? s->elem_size : 0;
+    return find_allocated((uintptr_t)p, &s, &index) ? s->elem_size : 0;
 }
 
 void *loam_base(const void *p)
@@ -97,7 +104,7 @@ void *loam_base(const void *p)
     struct mspan *s;
     size_t index;
     uintptr_t addr = (uintptr_t)p & heap.pointer_mask;
-    return heap_find_object(addr, &s, &index) ? (void *)mspan_object(s, index) : NULL;
+    return find_allocated(addr, &s, &index) ? (void *)mspan_object(s, index) : NULL;
 }
 
 char *loam_strdup(const char *s)
@@ -198,6 +205,9 @@ void loam_unpin(void *p)
     void *base = loam_base(p);
     if (m != NULL && base != NULL) {
         CHECK(gc_unpin(m, (uintptr_t)base), "unpin of %p, which is not pinned", p);
+    } else if (m != NULL && p != NULL) {
+        (void)gc_unpin(m,
+                       (uintptr_t)p); /* freed since: the pin must not hold what comes there next */
     }
 }
 

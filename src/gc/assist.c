@@ -77,6 +77,6 @@ void gc_assist(struct m *m, size_t bytes)
     if (must_wait()) {
         int64_t begin = os_nanotime();
         gc_wait_progress(m);
-        count(m, os_nanotime() - begin);
+        m_count_pause(m, os_nanotime() - begin); /* no processor's time: not gc.assist_time */
     }
 }

@@ -317,6 +317,8 @@ static void begin_counts(struct gc_cycle_stats *st)
     memset(st, 0, sizeof *st);
     st->begin = os_nanotime();
     st->number = load_rlx(&gc.started);
+    /* As Go counts: not by the clock, gcstress, or an allocation that found no memory. */
+    st->forced = (int32_t)(load_acq(&gc.asked) - st->number) >= 0;
     st->live_begin = load_rlx(&gc.live);
     mutex_lock(&gc.pacer_lock);
     store_rlx(&gc.pacer.assist_goal, gc.pacer.goal);
@@ -449,12 +451,11 @@ bool gc_is_due(void)
     return forced() || load_rlx(&gc.live) >= load_rlx(&gc.trigger);
 }
 
-static void run_cycle(bool was_forced)
+static void run_cycle(void)
 {
     mutex_lock(&gc.cycle_lock);
     cycle();
-    gc.last.forced = was_forced;
-    if (was_forced) {
+    if (gc.last.forced) {
         add_rlx(&gc.num_forced, 1u);
     }
     if (gc.cycle_ended != NULL) {
@@ -526,7 +527,7 @@ static void collector_main(void *arg)
             if (load_rlx(&gc.live) >= HELPERS_FROM) {
                 start_helpers();
             }
-            run_cycle(forced());
+            run_cycle();
             continue;
         }
         int64_t period = (int64_t)PERIOD_NS_MINUTES * 60 * 1000000000;
@@ -569,7 +570,7 @@ static void collect_inline(struct m *m)
     struct m_wait wait;
     m_begin_wait(m, &wait);
     world_lib_resume();
-    run_cycle(true);
+    run_cycle();
     world_lib_pause();
     m_end_wait(m, &wait);
 }
@@ -598,13 +599,21 @@ void gc_start_if_due(struct m *m)
     }
 }
 
+static void raise_to(_Atomic uint32_t *word, uint32_t ticket)
+{
+    uint32_t old = load_rlx(word);
+    while ((int32_t)(ticket - old) > 0 && !cas_acqrel(word, &old, ticket)) {
+    }
+}
+
 /* The number of the next cycle to begin, which is asked for. */
-static uint32_t ask_for_cycle(void)
+static uint32_t ask_for_cycle(bool by_program)
 {
     uint32_t ticket = load_acq(&gc.started) + 1;
-    uint32_t old = load_rlx(&gc.forced);
-    while ((int32_t)(ticket - old) > 0 && !cas_acqrel(&gc.forced, &old, ticket)) {
+    if (by_program) {
+        raise_to(&gc.asked, ticket);
     }
+    raise_to(&gc.forced, ticket);
     return ticket;
 }
 
@@ -633,7 +642,7 @@ void gc_stress(struct m *m)
     if (m->stress_ticket != 0) {
         wait_for_cycle(m, m->stress_ticket);
     }
-    m->stress_ticket = ask_for_cycle();
+    m->stress_ticket = ask_for_cycle(false);
     gc_wake();
 }
 
@@ -670,9 +679,9 @@ int64_t gc_set_min_heap(struct m *m, int64_t bytes)
     return old;
 }
 
-void gc_collect(struct m *m)
+static void collect(struct m *m, bool by_program)
 {
-    uint32_t ticket = ask_for_cycle();
+    uint32_t ticket = ask_for_cycle(by_program);
     if (!collector_started()) {
         collect_inline(m);
         return;
@@ -683,12 +692,17 @@ void gc_collect(struct m *m)
     sub_acqrel(&gc.waiters, 1u);
 }
 
+void gc_collect(struct m *m)
+{
+    collect(m, true);
+}
+
 bool gc_emergency(struct m *m)
 {
     if (m->busy != 0) {
         return false;
     }
-    gc_collect(m);
+    collect(m, false);
     return true;
 }
 
@@ -723,6 +737,7 @@ static void on_fork_child(void)
     store_rlx(&gc.waiters, 0u);
     store_rlx(&gc.finished, load_rlx(&gc.started));
     store_rlx(&gc.forced, load_rlx(&gc.started));
+    store_rlx(&gc.asked, load_rlx(&gc.started));
     gc_roots_fork_child();
     ends_fork_child();
 }

@@ -332,7 +332,8 @@ static void ends_shade(struct m *m, uint32_t phase, uintptr_t word)
 /* Is there an object that starts at p? */
 static bool find_start(const void *p, struct mspan **s, size_t *index)
 {
-    return heap_find_object((uintptr_t)p, s, index) && mspan_object(*s, *index) == (uintptr_t)p;
+    return heap_find_object((uintptr_t)p, s, index) && mspan_object(*s, *index) == (uintptr_t)p &&
+           !(m_self != NULL && mcache_holds(&m_self->cache, *s, (uintptr_t)p));
 }
 
 /* Is the object around addr marked, or none there that could be? Any time, any value. */

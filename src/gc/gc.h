@@ -79,6 +79,7 @@ struct gc {
     _Atomic uint32_t started;  /* cycles begun */
     _Atomic uint32_t finished; /* cycles swept to the end; futex */
     _Atomic uint32_t forced;   /* cycles up to this number were asked for */
+    _Atomic uint32_t asked;    /* the same, by the program itself */
     _Atomic uint32_t progress; /* steps taken; futex of allocators over the goal */
     _Atomic uint32_t progress_waiters;
     _Atomic uint32_t wakeups; /* futex of the collector's thread */

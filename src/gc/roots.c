@@ -431,6 +431,7 @@ struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void
             s->next->prev = s;
         }
         *list = s;
+        s->in_use = referred;
         mutex_unlock(&world.lock);
         store_rel(&s->owner,
                   referred ? m : NULL); /* release: the bounds; pairs with gc_scan_thread */
@@ -448,6 +449,7 @@ struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void
 int gc_stack_set(struct m *m, struct loam_stack *s, uintptr_t live, size_t bytes)
 {
     bool whole = live == 0; /* back to top */
+    CHECK(s->in_use, "loam_stack_set of %p, which is not added", (void *)s);
     if (!whole && (live < s->start || live > s->limit || bytes > s->limit - live)) {
         return EINVAL;
     }
@@ -472,6 +474,11 @@ int gc_stack_set(struct m *m, struct loam_stack *s, uintptr_t live, size_t bytes
 void gc_stack_remove(struct m *m, struct loam_stack *s)
 {
     m_enter(m);
+    mutex_lock(&world.lock);
+    bool was_in_use = s->in_use;
+    s->in_use = false;
+    mutex_unlock(&world.lock);
+    CHECK(was_in_use, "loam_stack_remove of %p, which is not added", (void *)s);
     uintptr_t from, to;
     stack_live(s, &from, &to);
     shade_range(m, from, to - from);

@@ -390,18 +390,28 @@ size_t mcache_release(struct mcache *c)
     return bytes;
 }
 
+static const struct run *run_const(const struct mcache *c, uint32_t spanclass)
+{
+    if (spanclass < NUM_FIXED_SPANCLASSES) {
+        return &c->runs[spanclass];
+    }
+    const struct run *chunk = c->typed[spanclass / SPANCLASS_CHUNK];
+    return chunk != NULL ? &chunk[spanclass % SPANCLASS_CHUNK] : NULL;
+}
+
 size_t mcache_unused(const struct mcache *c, uint32_t spanclass)
 {
-    const struct run *r = NULL;
-    if (spanclass < NUM_FIXED_SPANCLASSES) {
-        r = &c->runs[spanclass];
-    } else if (c->typed[spanclass / SPANCLASS_CHUNK] != NULL) {
-        r = &c->typed[spanclass / SPANCLASS_CHUNK][spanclass % SPANCLASS_CHUNK];
-    }
+    const struct run *r = run_const(c, spanclass);
     if (r == NULL || r->size == 0) {
         return 0;
     }
     uintptr_t ptr = __atomic_load_n(&r->ptr, __ATOMIC_RELAXED);
     uintptr_t end = __atomic_load_n(&r->end, __ATOMIC_RELAXED);
     return ptr < end ? (end - ptr) / r->size : 0;
+}
+
+bool mcache_holds(const struct mcache *c, const struct mspan *s, uintptr_t addr)
+{
+    const struct run *r = run_const(c, s->spanclass);
+    return r != NULL && r->span == s && addr >= r->ptr && addr < r->end;
 }

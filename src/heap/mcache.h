@@ -84,6 +84,9 @@ size_t mcache_release(struct mcache *c);
  * exact when the owner stands still. */
 size_t mcache_unused(const struct mcache *c, uint32_t spanclass);
 
+/* Is addr in a slot that the cache holds and has not handed out? The owner asks. */
+bool mcache_holds(const struct mcache *c, const struct mspan *s, uintptr_t addr);
+
 /* mcentral.c */
 struct mspan *mcentral_cache_span(struct mcache *c, struct mcentral *central);
 void mcentral_uncache(struct mcache *c, struct mspan *s);

@@ -16,12 +16,6 @@
 #include <errno.h>
 #include <string.h>
 
-static bool in_unused_run(struct m *m, const struct mspan *s, uintptr_t p)
-{
-    const struct run *r = mcache_run(&m->cache, s->spanclass);
-    return r != NULL && r->span == s && p >= r->ptr && p < r->end;
-}
-
 /* Its pages go back at once: nobody else has the span any more. False: the next sweep takes it. */
 static bool take_large(struct m *m, struct mspan *s)
 {
@@ -71,7 +65,7 @@ static struct mspan *object_at(struct m *m, uintptr_t p, const char *what, size_
     CHECK(*index < s->nelems && p == mspan_object(s, *index),
           "%s of %p: it points into the middle of the object at %p (of %zu bytes, type %s)", what,
           (void *)p, (void *)mspan_object(s, *index), s->elem_size, s->type->name);
-    CHECK(bitmap_get(mspan_allocs(s), *index) && !in_unused_run(m, s, p),
+    CHECK(bitmap_get(mspan_allocs(s), *index) && !mcache_holds(&m->cache, s, p),
           "double free or %s of memory that is not allocated: %p (slot of %zu bytes, type %s)",
           what, (void *)p, s->elem_size, s->type->name);
     return s;

@@ -62,6 +62,7 @@ struct loam_stack {
     _Atomic bool parked;                /* the program said what is live */
     _Atomic(struct m *) owner;          /* who scans it; NULL: its thread has ended */
     _Atomic uint32_t scanners; /* who look at it now: it stays mapped until they are done */
+    bool in_use;               /* on world.stacks */
     struct loam_stack *next,
         *prev; /* world.stacks, under world.lock; records are reused, never freed */
 };

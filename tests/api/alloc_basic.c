@@ -185,6 +185,27 @@ static void a_freed_slot_has_no_base(void)
     loam_keep_alive(neighbour);
 }
 
+static void no_finalizer(void *obj, void *arg)
+{
+    (void)obj, (void)arg;
+}
+
+/* The slots behind a fresh object, which its thread's cache holds, are no objects yet. */
+static void a_slot_not_handed_out_has_no_base(void)
+{
+    static uint64_t arg;
+    for (int i = 0; i < 300; i++) {
+        char *p = loam_alloc_noscan(32);
+        EXPECT_NOT_NULL(p);
+        if (loam_base(p + 32) != NULL) { /* allocated before, or it is one of this thread's */
+            EXPECT_PTR_EQ(loam_base(p + 32), p + 32);
+            continue;
+        }
+        EXPECT_EQ(loam_usable_size(p + 32), 0);
+        EXPECT_ERRNO(loam_set_finalizer(p + 32, no_finalizer, &arg), -1, EINVAL);
+    }
+}
+
 static void size_zero(void)
 {
     for (int i = 0; i < 1000; i++) {
@@ -281,6 +302,7 @@ int main(int argc, char **argv)
     RUN(blocks_are_disjoint);
     RUN(base_of_what_is_no_object);
     RUN(a_freed_slot_has_no_base);
+    RUN(a_slot_not_handed_out_has_no_base);
     RUN(size_zero);
     RUN(strings);
     RUN(typed_memory_is_aligned_and_zeroed);

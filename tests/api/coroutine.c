@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include "../support/child.h"
 #include "../support/heap.h"
 #include "../support/threads.h"
 
@@ -317,9 +318,40 @@ static void resumed_by_other_threads(void)
     EXPECT_GT(turns, 0);
 }
 
+static void child_remove_twice(void)
+{
+    static char memory[4096];
+    loam_stack *s = loam_stack_add(memory, sizeof memory, NULL);
+    loam_stack_remove(s);
+    loam_stack_remove(s);
+}
+
+static void child_set_when_removed(void)
+{
+    static char memory[4096];
+    loam_stack *s = loam_stack_add(memory, sizeof memory, NULL);
+    loam_stack_remove(s);
+    loam_stack_set(s, memory, sizeof memory);
+}
+
+static const struct child_case children[] = {{"remove_twice", child_remove_twice},
+                                             {"set_when_removed", child_set_when_removed}};
+
+static void what_is_not_added_aborts(void)
+{
+    struct child c;
+    for (size_t i = 0; i < COUNT_OF(children); i++) {
+        child_run(&c, children[i].name, NULL, 20);
+        EXPECT_CHILD_ABORTED(&c);
+        EXPECT_CONTAINS(c.text, "which is not added");
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
+    child_dispatch(children, COUNT_OF(children));
+    RUN(what_is_not_added_aborts);
     if (TEST_SANITIZED) {
         test_skip("ucontext under a sanitizer");
         return test_end();

@@ -109,6 +109,16 @@ static void *collect_some(void *arg)
     return NULL;
 }
 
+static void only_those_are_forced(void)
+{
+    loam_memstats before, after;
+    loam_read_memstats(&before);
+    cycles_of_garbage(100); /* begins with a loam_gc */
+    loam_read_memstats(&after);
+    EXPECT_GT(after.num_gc, before.num_gc + 1);
+    EXPECT_EQ(after.num_forced_gc, before.num_forced_gc + 1);
+}
+
 static void collected_by_many_threads(void)
 {
     static struct team team;
@@ -122,6 +132,7 @@ int main(int argc, char **argv)
     RUN(percent);
     RUN(switched_by_many_threads);
     RUN(min_heap);
+    RUN(only_those_are_forced);
     RUN(collected_by_many_threads);
     return test_end();
 }

@@ -172,6 +172,36 @@ static void *take_and_return(void *arg)
     return loam_pin(result);
 }
 
+static void make_and_free_pinned(void *arg)
+{
+    uintptr_t *hidden = arg;
+    char *p = loam_alloc_noscan(100);
+    *hidden = ~(uintptr_t)p;
+    loam_pin(p);
+    loam_free(p);
+    loam_unpin(p);
+}
+
+static void take_the_same_place(void *arg)
+{
+    const uintptr_t *hidden = arg;
+    for (int i = 0; i < 10000 && loam_base((void *)~*hidden) == NULL; i++) {
+        EXPECT_NOT_NULL(loam_alloc_noscan(100));
+    }
+    EXPECT_PTR_EQ(loam_base((void *)~*hidden), (void *)~*hidden);
+}
+
+/* The pin goes with its unpin, whatever happened to the object, and holds nothing that comes there next. */
+static void freed_while_pinned(void)
+{
+    uintptr_t hidden = 0;
+    call_deep(make_and_free_pinned, &hidden);
+    call_deep(take_the_same_place, &hidden);
+    loam_gc();
+    loam_gc();
+    EXPECT_NULL(loam_base((void *)~hidden));
+}
+
 static _Atomic(bool) stop;
 
 static void *collect_until_stop(void *arg)
@@ -207,6 +237,7 @@ int main(int argc, char **argv)
     RUN(into_the_middle);
     RUN(outside_the_heap);
     RUN(shared_between_threads);
+    RUN(freed_while_pinned);
     RUN(handed_to_a_thread_and_back);
     return test_end();
 }
