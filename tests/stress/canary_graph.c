@@ -11,7 +11,11 @@
  * TEST_RUN: checkmark | GODEBUG=gccheckmark=1,clobberfree=1 | --threads 8 --mib 4 | 180
  * TEST_RUN: gcstress | GODEBUG=gcstress=1,clobberfree=1 | --threads 4 --mib 2 | 180
  * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1,clobberfree=1 | --threads 8 | 120
- * TEST_RUN: one_proc | GOMAXPROCS=1 GOGC=20 | --threads 4 | 120 */
+ * TEST_RUN: one_proc | GOMAXPROCS=1 GOGC=20 | --threads 4 | 120
+ * TEST_RUN: gogc5_long | GOGC=5 | --seconds 300 | 420 | long
+ * TEST_RUN: gcstress_long | GOGC=5 GODEBUG=gcstress=20,clobberfree=1 | --seconds 300 | 420 | long
+ * TEST_RUN: checkmark_long | GOGC=5 GODEBUG=gccheckmark=1 | --seconds 300 | 420 | long
+ * TEST_RUN: clobberfree_long | GOGC=5 GODEBUG=clobberfree=1 | --seconds 300 | 420 | long */
 #include "../support/test.h"
 
 #include <loam/stats.h>
