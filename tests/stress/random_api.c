@@ -1,16 +1,22 @@
-/* Random sequences of the memory functions against a naive model: what the model says is reachable is whole, at its
+/* Random sequences of every function of loam.h against a naive model: what the model says is reachable is whole, at its
  * place, with its edges; what it says is unreachable dies, 95 % of it.  The model lies in plain memory and keeps
  * addresses disguised, so that it holds nothing alive itself.
  *
- * --steps N, --seconds N, --objects N (the most at a time), --helpers N (threads that allocate and collect beside)
+ * --steps N, --seconds N, --objects N (the most at a time), --helpers N (threads that allocate and collect beside),
+ * --mask 1 (every stored pointer carries a tag in its high bits), --signal N (that reaches threads)
  *
  * TEST_LABEL: stress
  * TEST_RUN: default | | | 120
  * TEST_RUN: clobberfree | GODEBUG=clobberfree=1 GOGC=5 | | 120
  * TEST_RUN: checkmark | GODEBUG=gccheckmark=1,clobberfree=1 | --objects 1000 | 180
  * TEST_RUN: gcstress | GODEBUG=gcstress=1,clobberfree=1 | --objects 300 --helpers 1 | 180
- * TEST_RUN: alone | GOGC=off | --helpers 0 | 120 */
+ * TEST_RUN: alone | GOGC=off | --helpers 0 | 120
+ * TEST_RUN: mask | GODEBUG=clobberfree=1 GOGC=20 | --mask 1 | 120
+ * TEST_RUN: mask_checkmark | GODEBUG=gccheckmark=1,clobberfree=1 | --mask 1 --objects 1000 | 180
+ * TEST_RUN: signal | GODEBUG=clobberfree=1 | --signal 40 | 120 */
 #include "../support/test.h"
+
+#include <setjmp.h>
 
 #include <loam/stats.h>
 
@@ -40,17 +46,21 @@ typedef struct flex {
 } flex;
 LOAM_TYPE_FLEX(flex, items, head);
 
+/* `hidden` is the inverse of an address, which no mask decodes, or 0. */
 typedef struct scanned {
     void *first;
     uint64_t data;
-    void *second;
+    uintptr_t hidden;
 } scanned;
 
 static SCANS void scanned_scan(const scanned *s, size_t bytes, loam_marker *m)
 {
     for (size_t i = 0; i < bytes / sizeof *s; i++) {
+        uintptr_t hidden = *(const volatile uintptr_t *)&s[i].hidden;
         loam_mark(m, *(void *const volatile *)&s[i].first);
-        loam_mark(m, *(void *const volatile *)&s[i].second);
+        if (hidden != 0) {
+            loam_mark(m, reveal(hidden));
+        }
     }
 }
 LOAM_TYPE_SCANNED(scanned, scanned_scan);
@@ -74,8 +84,17 @@ struct object {
     loam_cleanup cleanup;
 };
 
-enum root_kind { IN_GLOBAL, IN_RANGE, ON_STACK, IN_TLS, ROOT_KINDS };
+enum root_kind { IN_GLOBAL, IN_RANGES, ON_STACK, IN_TLS, ON_LOAM_STACK, ROOT_KINDS };
 enum { ROOTS_EACH = 50 };
+
+/* What is registered of range_roots; ranges overlap and come twice. */
+struct cover {
+    size_t from, count;
+};
+enum { MOST_COVERS = 8 };
+
+/* How much of loam_stack_roots is live: up to stack_top, all, or what loam_stack_set said. */
+enum stack_mode { UP_TO_TOP, WHOLE, PARKED };
 
 struct pair {
     int32_t key, value; /* NONE: unused */
@@ -85,6 +104,12 @@ enum { PAIRS = 200 };
 static struct object *objects;
 static size_t most_objects;
 static int32_t root[ROOT_KINDS][ROOTS_EACH];
+static struct cover covers[MOST_COVERS];
+static size_t ncovers;
+static enum stack_mode stack_mode;
+static size_t live_from, live_to; /* slots of the loam_stack that are live */
+static int32_t oom_arg = NONE;
+static bool oom_set;
 static struct pair pairs[PAIRS];
 static struct rng rng;
 static uint64_t died, expected_dead, verified;
@@ -95,7 +120,10 @@ static void *global_roots[ROOTS_EACH];
 static void **range_roots;
 static __thread void *tls_roots[ROOTS_EACH];
 static void **stack_roots; /* in main's frame */
-static loam_weak **weak;   /* of every entry */
+static void **loam_stack_roots;
+static void *stack_top; /* where the live part ends, while UP_TO_TOP */
+static loam_stack *stack;
+static loam_weak **weak; /* of every entry */
 static loam_ephemeron **ephemerons;
 static _Atomic(unsigned) *finalized; /* by entry; reset at its making */
 static _Atomic(unsigned) *cleaned;
@@ -103,9 +131,31 @@ static _Atomic(unsigned) *cleaned;
 static const loam_type *made_type;
 static const size_t made_offsets[] = {8, 24, 32, 72};
 
+static uintptr_t mask = UINTPTR_MAX;
+#define MASK_48 (((uintptr_t)1 << 48) - 1)
+
 static void *address_of(int32_t i)
 {
     return i == NONE ? NULL : reveal(objects[i].address);
+}
+
+/* What a slot or a root that points to i holds: with a mask, the address with a tag above it. */
+static void *word_of(int32_t i)
+{
+    uintptr_t tag = (uintptr_t)rng_mix((uint64_t)i) & ~mask;
+    return i == NONE ? NULL : (void *)((uintptr_t)address_of(i) | tag);
+}
+
+static bool is_hidden(const struct object *o, size_t slot)
+{
+    return o->kind == SCANNED && slot % 2 == 1;
+}
+
+/* The word in a slot of o that points to `target`. */
+static uintptr_t slot_word_of(const struct object *o, size_t slot, int32_t target)
+{
+    return is_hidden(o, slot) && target != NONE ? disguise(address_of(target))
+                                                : (uintptr_t)word_of(target);
 }
 
 static void **slot_of(int32_t i, size_t slot)
@@ -151,6 +201,7 @@ static void model_mark(void)
             mark_push((int32_t)i);
         }
     }
+    mark_push(oom_arg);
     mark_drain();
     for (bool again = true; again;) {
         again = false;
@@ -182,7 +233,7 @@ static int32_t pick(void)
 /* How many edges, roots and ephemerons name it, also those that are unreachable themselves. */
 static size_t references(int32_t i)
 {
-    size_t count = 0;
+    size_t count = i == oom_arg ? 1 : 0;
     for (size_t n = 0; n < most_objects; n++) {
         for (size_t e = 0; objects[n].used && e < objects[n].slots; e++) {
             count += objects[n].edge[e] == i ? 1 : 0;
@@ -197,10 +248,38 @@ static size_t references(int32_t i)
     return count;
 }
 
+static bool is_covered(size_t r)
+{
+    for (size_t n = 0; n < ncovers; n++) {
+        if (r - covers[n].from < covers[n].count) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Is the place a root at all? */
+static bool is_live(size_t k, size_t r)
+{
+    return k == IN_RANGES       ? is_covered(r)
+           : k == ON_LOAM_STACK ? r >= live_from && r < live_to
+                                : true;
+}
+
+/* Volatile: they are never read, and a plain store would be left out. */
+static void store_plain(void **slot, void *p)
+{
+    *(void *volatile *)slot = p;
+}
+
+/* Where the place is no root nothing happens: the target may be lost. */
 static NOINLINE void set_root(size_t k, size_t r, int32_t target)
 {
-    void *p = address_of(target);
-    if (p != NULL && rng_below(&rng, 3) == 0 && (k == ON_STACK || k == IN_TLS)) {
+    void *p = word_of(target);
+    if (!is_live(k, r)) {
+        return;
+    }
+    if (p != NULL && rng_below(&rng, 3) == 0 && k != IN_GLOBAL && k != IN_RANGES) {
         p = (char *)p +
             rng_below(&rng, objects[target].words * 8); /* into the middle holds as well */
     }
@@ -208,15 +287,17 @@ static NOINLINE void set_root(size_t k, size_t r, int32_t target)
     case IN_GLOBAL:
         LOAM_SET(global_roots[r], p);
         break;
-    case IN_RANGE:
+    case IN_RANGES:
         loam_store(&range_roots[r], p);
         break;
     case ON_STACK:
-        *(void *volatile *)&stack_roots[r] = p;
+        store_plain(&stack_roots[r], p);
+        break;
+    case IN_TLS:
+        store_plain(&tls_roots[r], p);
         break;
     default:
-        *(void *volatile *)&tls_roots[r] =
-            p; /* it is never read: a plain store would be left out */
+        store_plain(&loam_stack_roots[r], p);
     }
     root[k][r] = target;
 }
@@ -238,7 +319,7 @@ static NOINLINE void object_check(int32_t i)
     const struct object *o = &objects[i];
     const uint64_t *p = address_of(i);
     for (size_t s = 0; s < o->slots; s++) {
-        EXPECT_PTR_EQ(*slot_of(i, s), address_of(o->edge[s]));
+        EXPECT_EQ((uintptr_t)*slot_of(i, s), slot_word_of(o, s, o->edge[s]));
     }
     size_t step = o->words > 100 ? o->words / 100 : 1;
     for (size_t w = 0; w < o->words; w += step) {
@@ -339,28 +420,27 @@ static void slots_every(struct object *o, size_t first, size_t step)
     }
 }
 
-static void *make(struct object *o)
+/* Size and slots of an object of o's kind with n words, or elements. */
+static void layout(struct object *o, size_t n)
 {
-    size_t n = rng_below(&rng, 50) == 0 ? rng_between(&rng, 1, 9000) : rng_between(&rng, 1, 30);
+    static const uint32_t typed_slots[] = {0, 2, 3, 5};
     switch (o->kind) {
-    case TYPED: {
-        static const uint32_t words[] = {0, 2, 3, 5};
+    case TYPED:
         o->words = sizeof(typed) / 8;
-        o->slots = COUNT_OF(words);
-        memcpy(o->slot_word, words, sizeof words);
-        return LOAM_NEW(typed);
-    }
+        o->slots = COUNT_OF(typed_slots);
+        memcpy(o->slot_word, typed_slots, sizeof typed_slots);
+        break;
     case FLEX:
         o->words = sizeof(flex) / 8 + n;
         slots_every(o, 1, 1);
-        return LOAM_NEW_FLEX(flex, n);
+        break;
     case UNTYPED:
         o->words = n;
         slots_every(o, 0, n > 100 ? n / 40 + 1 : 3);
-        return rng_below(&rng, 2) == 0 ? loam_alloc(n * 8) : (void *)LOAM_NEW_POINTERS(void, n);
+        break;
     case NOSCAN:
         o->words = n + 1; /* not so small that objects share a block */
-        return loam_alloc_noscan(o->words * 8);
+        break;
     case MADE:
         o->words = 10 * n;
         for (size_t e = 0; e < n; e++) {
@@ -368,19 +448,36 @@ static void *make(struct object *o)
                 o->slot_word[o->slots++] = (uint32_t)(e * 10 + made_offsets[k] / 8);
             }
         }
-        return loam_new(made_type, n);
+        break;
     case SCANNED:
         o->words = 3 * n;
         for (size_t e = 0; e < n && o->slots + 1 < MOST_SLOTS; e++) {
             o->slot_word[o->slots++] = (uint32_t)(e * 3);
             o->slot_word[o->slots++] = (uint32_t)(e * 3 + 2);
         }
-        return LOAM_NEW_ARRAY(scanned, n);
+        break;
     default:
         o->words = sizeof(typed) / 8 * n;
-        for (size_t e = 0; e < n && o->slots < MOST_SLOTS; e++) {
-            o->slot_word[o->slots++] = (uint32_t)(e * (sizeof(typed) / 8));
-        }
+        slots_every(o, 0, sizeof(typed) / 8);
+    }
+}
+
+static void *allocate(enum kind kind, size_t n)
+{
+    switch (kind) {
+    case TYPED:
+        return LOAM_NEW(typed);
+    case FLEX:
+        return LOAM_NEW_FLEX(flex, n);
+    case UNTYPED:
+        return rng_below(&rng, 2) == 0 ? loam_alloc(n * 8) : (void *)LOAM_NEW_POINTERS(void, n);
+    case NOSCAN:
+        return loam_alloc_noscan((n + 1) * 8);
+    case MADE:
+        return loam_new(made_type, n);
+    case SCANNED:
+        return LOAM_NEW_ARRAY(scanned, n);
+    default:
         return LOAM_NEW_ARRAY(typed, n);
     }
 }
@@ -398,19 +495,16 @@ static void stamp(int32_t i)
     }
 }
 
-static NOINLINE void op_new(void)
+/* Entry i of the model stands for the fresh object p from here on; a random root holds it. */
+static void adopt(int32_t i, enum kind kind, size_t n, void *p)
 {
-    size_t i = rng_below(&rng, most_objects);
     struct object *o = &objects[i];
-    if (o->used) {
-        return;
-    }
     memset(o, 0, sizeof *o);
-    o->kind = (enum kind)rng_below(&rng, KINDS);
+    o->kind = kind;
+    layout(o, n);
     for (size_t s = 0; s < MOST_SLOTS; s++) {
         o->edge[s] = NONE;
     }
-    void *p = make(o);
     EXPECT_NOT_NULL(p);
     o->used = true;
     o->address = disguise(p);
@@ -419,12 +513,44 @@ static NOINLINE void op_new(void)
     loam_weak *w = loam_weak_make(p);
     EXPECT_NOT_NULL(w);
     LOAM_SET(weak[i], w);
-    object_check((int32_t)i); /* zero */
+    object_check(i); /* zero */
     if (rng_below(&rng, 2) == 0 && o->words < 2000 && o->kind != ARRAY) {
-        stamp((int32_t)i);
+        stamp(i);
     }
-    set_root(rng_below(&rng, ROOT_KINDS), rng_below(&rng, ROOTS_EACH), (int32_t)i);
-    loam_keep_alive(p);
+    set_root(rng_below(&rng, ROOT_KINDS), rng_below(&rng, ROOTS_EACH), i);
+}
+
+static NOINLINE void op_new(void)
+{
+    size_t i = rng_below(&rng, most_objects);
+    size_t n = rng_below(&rng, 50) == 0 ? rng_between(&rng, 1, 9000) : rng_between(&rng, 1, 30);
+    enum kind kind = (enum kind)rng_below(&rng, KINDS);
+    if (!objects[i].used) {
+        void *p = allocate(kind, n);
+        adopt((int32_t)i, kind, n, p);
+        loam_keep_alive(p);
+    }
+}
+
+/* Several at once; entries of the model that are taken already let theirs go. */
+static NOINLINE void op_batch(void)
+{
+    static const enum kind kinds[] = {TYPED, MADE, SCANNED, ARRAY};
+    enum kind kind = kinds[rng_below(&rng, COUNT_OF(kinds))];
+    const loam_type *type = kind == MADE      ? made_type
+                            : kind == SCANNED ? LOAM_TYPEOF(scanned)
+                                              : LOAM_TYPEOF(typed);
+    void *out[20];
+    size_t count = rng_between(&rng, 0, COUNT_OF(out));
+    EXPECT_EQ(loam_new_batch(type, count, out), count);
+    for (size_t n = 0; n < count; n++) {
+        size_t i = rng_below(&rng, most_objects);
+        if (!objects[i].used) {
+            adopt((int32_t)i, kind, 1, out[n]);
+        }
+    }
+    memset(out, 0, sizeof out);
+    loam_keep_alive(out);
 }
 
 static NOINLINE void op_edge(void)
@@ -436,8 +562,14 @@ static NOINLINE void op_edge(void)
     }
     size_t s = rng_below(&rng, objects[a].slots);
     void **slot = slot_of(a, s);
-    void *old = address_of(objects[a].edge[s]);
-    void *now = address_of(b);
+    void *old = word_of(objects[a].edge[s]);
+    void *now = word_of(b);
+    if (is_hidden(&objects[a], s)) { /* only the program knows what such a word stands for */
+        loam_store_as(slot, slot_word_of(&objects[a], s, b), address_of(objects[a].edge[s]),
+                      address_of(b));
+        objects[a].edge[s] = b;
+        return;
+    }
     switch (rng_below(&rng, 6)) {
     case 0:
         EXPECT_PTR_EQ(LOAM_SET(*slot, now), now);
@@ -460,7 +592,7 @@ static NOINLINE void op_edge(void)
         return;
     }
     default:
-        loam_store_as(slot, (uintptr_t)now, old, now);
+        loam_store_as(slot, (uintptr_t)now, address_of(objects[a].edge[s]), address_of(b));
     }
     objects[a].edge[s] = b;
 }
@@ -570,7 +702,7 @@ static NOINLINE void op_pin(void)
     }
     i = pick();
     if (i != NONE && objects[i].pins < 3) {
-        EXPECT_PTR_EQ(loam_pin(address_of(i)), address_of(i));
+        EXPECT_PTR_EQ(loam_pin(word_of(i)), word_of(i));
         objects[i].pins++;
     }
     i = pick();
@@ -634,59 +766,353 @@ static NOINLINE void op_ephemeron(void)
     }
 }
 
-static NOINLINE void op_other(void)
+/* ---- ranges of roots: they overlap, come twice, and go one by one ---- */
+
+/* Pointers that are in the memory before it is registered count as those that are stored later. */
+static void fill_unregistered(void **slots, size_t kind, size_t r)
+{
+    int32_t target = rng_below(&rng, 2) == 0 ? NONE : pick();
+    store_plain(&slots[r], word_of(target));
+    root[kind][r] = target;
+}
+
+static void add_range(void)
+{
+    struct cover *c = &covers[ncovers];
+    *c = rng_below(&rng, 3) == 0 && ncovers > 0
+             ? covers[rng_below(&rng, ncovers)]
+             : (struct cover){rng_below(&rng, ROOTS_EACH / 2),
+                              rng_between(&rng, 1, ROOTS_EACH / 2)};
+    for (size_t r = c->from; r < c->from + c->count; r++) {
+        if (!is_covered(r)) {
+            fill_unregistered(range_roots, IN_RANGES, r);
+        }
+    }
+    EXPECT_EQ(loam_add_roots(range_roots + c->from, c->count * sizeof *range_roots), 0);
+    ncovers++;
+}
+
+static void remove_range(size_t n)
+{
+    struct cover c = covers[n];
+    EXPECT_EQ(loam_remove_roots(range_roots + c.from, c.count * sizeof *range_roots), 0);
+    covers[n] = covers[--ncovers];
+    for (size_t r = c.from; r < c.from + c.count; r++) {
+        if (!is_covered(r)) {
+            root[IN_RANGES][r] = NONE; /* the word stays where it is, and holds nothing */
+        }
+    }
+}
+
+static NOINLINE void op_ranges(void)
+{
+    if (ncovers == 0 || (ncovers < MOST_COVERS && rng_below(&rng, 2) == 0)) {
+        add_range();
+    } else {
+        remove_range(rng_below(&rng, ncovers));
+    }
+    EXPECT_ERRNO(loam_remove_roots(range_roots + 1, (ROOTS_EACH + 1) * sizeof *range_roots), -1,
+                 EINVAL);
+}
+
+/* ---- the loam_stack: it grows and shrinks, is parked, handed over, and registered anew ---- */
+
+/* Live from now on is [from, to).  What was not live before holds old words: they are cleared, as a push would write. */
+static void set_live(size_t from, size_t to)
+{
+    for (size_t r = 0; r < ROOTS_EACH; r++) {
+        bool was = is_live(ON_LOAM_STACK, r);
+        bool is = r >= from && r < to;
+        if (is && !was) {
+            store_plain(&loam_stack_roots[r], NULL);
+        } else if (!is) {
+            root[ON_LOAM_STACK][r] = NONE;
+        }
+    }
+    live_from = from;
+    live_to = to;
+}
+
+static void move_top(size_t depth)
+{
+    store_plain(&stack_top, loam_stack_roots + depth); /* before anything is written below it */
+    set_live(0, depth);
+}
+
+static void back_to_top(void)
+{
+    size_t depth = rng_below(&rng, ROOTS_EACH + 1);
+    if (stack_mode == PARKED) {
+        store_plain(&stack_top, loam_stack_roots + depth);
+        set_live(0, depth);
+        EXPECT_EQ(loam_stack_set(stack, NULL, 0), 0);
+        stack_mode = UP_TO_TOP;
+    }
+}
+
+static void park(void)
+{
+    size_t from = rng_below(&rng, ROOTS_EACH);
+    size_t count = rng_below(&rng, ROOTS_EACH - from + 1);
+    set_live(from, from + count);
+    EXPECT_EQ(loam_stack_set(stack, loam_stack_roots + from, count * sizeof *loam_stack_roots), 0);
+    stack_mode = PARKED;
+}
+
+static void register_stack(void)
+{
+    stack_mode = rng_below(&rng, 2) == 0 ? UP_TO_TOP : WHOLE;
+    live_from = 0;
+    live_to = stack_mode == WHOLE ? ROOTS_EACH : rng_below(&rng, ROOTS_EACH + 1);
+    store_plain(&stack_top, loam_stack_roots + live_to);
+    for (size_t r = 0; r < live_to; r++) {
+        fill_unregistered(loam_stack_roots, ON_LOAM_STACK, r);
+    }
+    stack = loam_stack_add(loam_stack_roots, ROOTS_EACH * sizeof *loam_stack_roots,
+                           stack_mode == WHOLE ? NULL : &stack_top);
+    EXPECT_NOT_NULL(stack);
+}
+
+static void unregister_stack(void)
+{
+    loam_stack_remove(stack);
+    stack = NULL;
+    for (size_t r = 0; r < ROOTS_EACH; r++) {
+        root[ON_LOAM_STACK][r] = NONE;
+    }
+}
+
+/* Another thread has it for a while and reorders it with plain stores.  The first thread waits. */
+static void *borrow_stack(void *arg)
+{
+    EXPECT_EQ(loam_attach(), 0);
+    EXPECT_EQ(loam_stack_set(stack, loam_stack_roots + live_from,
+                             (live_to - live_from) * sizeof *loam_stack_roots),
+              0);
+    for (int n = 0; n < 100 && live_from < live_to; n++) {
+        size_t a = rng_between(arg, live_from, live_to - 1);
+        size_t b = rng_between(arg, live_from, live_to - 1);
+        void *word = loam_stack_roots[a];
+        int32_t target = root[ON_LOAM_STACK][a];
+        store_plain(&loam_stack_roots[a], loam_stack_roots[b]);
+        store_plain(&loam_stack_roots[b], word);
+        root[ON_LOAM_STACK][a] = root[ON_LOAM_STACK][b];
+        root[ON_LOAM_STACK][b] = target;
+        if (target != NONE) {
+            object_check(target);
+        }
+    }
+    return NULL;
+}
+
+static void lend_stack(void)
+{
+    thread_run(borrow_stack, &rng);
+    stack_mode = PARKED; /* its thread has ended: nobody's */
+    park();
+}
+
+static NOINLINE void op_loam_stack(void)
+{
+    size_t what = rng_below(&rng, 40);
+    if (what == 0) {
+        lend_stack();
+    } else if (what < 4) {
+        unregister_stack();
+        register_stack();
+    } else if (what < 10) {
+        park();
+    } else if (what < 20) {
+        back_to_top();
+    } else if (stack_mode == UP_TO_TOP) {
+        move_top(rng_below(&rng, ROOTS_EACH + 1));
+    }
+    EXPECT_ERRNO(loam_stack_set(stack, loam_stack_roots + 1, ROOTS_EACH * sizeof(void *)), -1,
+                 EINVAL);
+}
+
+/* ---- the thread detaches, and its next call attaches it again ---- */
+
+static void forget_own_roots(void)
+{
+    for (size_t r = 0; r < ROOTS_EACH; r++) {
+        set_root(ON_STACK, r, NONE);
+        set_root(IN_TLS, r, NONE);
+        set_root(ON_LOAM_STACK, r, NONE);
+    }
+    scrub_stack();
+}
+
+/* Calls that take no heap pointers: a detached thread has none. */
+static void call_anything(void)
+{
+    loam_memstats m;
+    switch (rng_below(&rng, 8)) {
+    case 0:
+        EXPECT_NOT_NULL(LOAM_NEW(typed));
+        break;
+    case 1:
+        EXPECT_NOT_NULL(loam_alloc(rng_below(&rng, 100000)));
+        break;
+    case 2:
+        loam_gc();
+        break;
+    case 3:
+        loam_read_memstats(&m);
+        break;
+    case 4:
+        loam_clear(global_roots, ROOTS_EACH * sizeof *global_roots);
+        memset(root[IN_GLOBAL], 0xFF, sizeof root[IN_GLOBAL]);
+        break;
+    case 5:
+        EXPECT_NULL(loam_pin(NULL));
+        break;
+    case 6:
+        loam_enter_blocking();
+        loam_exit_blocking();
+        break;
+    default:
+        break;
+    }
+}
+
+static NOINLINE void op_detach(void)
+{
+    forget_own_roots();
+    loam_detach();
+    if (rng_below(&rng, 4) == 0) {
+        sleep_us(rng_below(&rng, 1000)); /* cycles pass by */
+    }
+    call_anything();
+    EXPECT_EQ(loam_attach(), 0);
+    /* The stack lost its owner with the detaching. */
+    EXPECT_EQ(loam_stack_set(stack, loam_stack_roots + live_from,
+                             (live_to - live_from) * sizeof *loam_stack_roots),
+              0);
+    stack_mode = PARKED;
+}
+
+/* ---- no memory: the handler is called, its argument is a root ---- */
+
+static unsigned oom_calls;
+static jmp_buf oom_exit;
+static bool oom_leaves;
+
+static void out_of_memory(void *arg)
+{
+    EXPECT_PTR_EQ(arg, word_of(oom_arg));
+    oom_calls++;
+    EXPECT_NOT_NULL(LOAM_NEW(typed));
+    if (oom_leaves) {
+        longjmp(oom_exit, 1);
+    }
+}
+
+static void set_oom_handler(bool set, int32_t target)
+{
+    loam_set_oom_handler(set ? out_of_memory : NULL, word_of(target));
+    oom_set = set;
+    oom_arg = target;
+}
+
+/* More than any machine has, in each of the ways to ask for it. */
+static void ask_for_too_much(void)
+{
+    volatile size_t bytes = SIZE_MAX - rng_below(&rng, 1000); /* volatile: gcc would warn */
+    volatile size_t mapped = (size_t)1 << 46;
+    void *none = NULL;
+    switch (rng_below(&rng, 5)) {
+    case 0:
+        EXPECT_ERRNO(none = loam_alloc(bytes), NULL, ENOMEM);
+        break;
+    case 1:
+        EXPECT_ERRNO(none = loam_alloc_noscan(mapped), NULL, ENOMEM);
+        break;
+    case 2:
+        EXPECT_ERRNO(none = LOAM_NEW_ARRAY(typed, bytes), NULL, ENOMEM);
+        break;
+    case 3:
+        EXPECT_ERRNO(none = LOAM_NEW_FLEX(flex, bytes), NULL, ENOMEM);
+        break;
+    default:
+        EXPECT_ERRNO(none = LOAM_NEW_POINTERS(void, bytes), NULL, ENOMEM);
+    }
+    EXPECT_NULL(none);
+}
+
+static NOINLINE void op_oom(void)
+{
+    if (rng_below(&rng, 2) == 0) {
+        set_oom_handler(true, pick());
+    } else if (rng_below(&rng, 4) == 0) {
+        set_oom_handler(false, NONE);
+    }
+    unsigned before = oom_calls;
+    oom_leaves = rng_below(&rng, 2) == 0;
+    if (setjmp(oom_exit) == 0) {
+        ask_for_too_much();
+        EXPECT(!oom_set || !oom_leaves);
+    }
+    EXPECT_EQ(oom_calls, before + (oom_set ? 1 : 0));
+}
+
+/* ---- settings, and what is left ---- */
+
+static NOINLINE void op_settings(void)
 {
     static const int percents[] = {100, 20, 200, -1};
-    void *batch[20];
+    static const int64_t min_heaps[] = {4 << 20, 0, 1 << 20, 16 << 20};
+    static int64_t min_heap = 4 << 20;
+    switch (rng_below(&rng, 5)) {
+    case 0:
+        loam_set_gc_percent(percents[rng_below(&rng, COUNT_OF(percents))]);
+        break;
+    case 1:
+        EXPECT_EQ(loam_set_min_heap(-1), min_heap);
+        EXPECT_EQ(loam_set_min_heap(min_heaps[rng_below(&rng, COUNT_OF(min_heaps))]), min_heap);
+        min_heap = loam_set_min_heap(-1);
+        break;
+    case 2:
+        loam_set_max_procs((int)rng_between(&rng, 1, 4));
+        EXPECT_LE(loam_set_max_procs(0), 4);
+        break;
+    case 3:
+        EXPECT_ERRNO(loam_set_pointer_mask(MASK_48), -1, EBUSY);
+        EXPECT_ERRNO(loam_set_signal(SIGUSR1), -1, EBUSY);
+        break;
+    default:
+        EXPECT_STR_EQ(loam_version(), LOAM_VERSION);
+    }
+}
+
+static NOINLINE void op_other(void)
+{
     loam_memstats m;
-    switch (rng_below(&rng, 12)) {
+    switch (rng_below(&rng, 6)) {
     case 0:
         loam_gc();
         break;
     case 1:
-        loam_set_gc_percent(percents[rng_below(&rng, COUNT_OF(percents))]);
-        break;
-    case 2:
         loam_read_memstats(&m);
         EXPECT_EQ(m.heap_objects, m.mallocs - m.frees);
         break;
-    case 3:
+    case 2:
+        loam_enter_blocking();
         loam_enter_blocking();
         sleep_us(10);
         loam_exit_blocking();
+        loam_exit_blocking();
         break;
-    case 4:
-        EXPECT_EQ(loam_new_batch(LOAM_TYPEOF(typed), COUNT_OF(batch), batch), COUNT_OF(batch));
-        EXPECT_NULL(((typed *)batch[19])->a);
-        memset(batch, 0, sizeof batch);
-        break;
-    case 5:
+    case 3:
         EXPECT_STR_EQ(loam_strdup("random"), "random");
         break;
-    case 6: {
-        volatile size_t too_much = SIZE_MAX - rng_below(&rng, 1000); /* volatile: gcc would warn */
-        EXPECT_ERRNO(loam_alloc(too_much), NULL, ENOMEM);
-    } break;
-    case 7:
+    case 4:
         EXPECT_EQ(loam_attach(), 0);
         break;
-    case 8:
+    default:
         if (rng_below(&rng, 20) == 0) {
             loam_free_os_memory();
         }
-        break;
-    case 9:
-        loam_set_max_procs((int)rng_between(&rng, 1, 4));
-        break;
-    case 10:
-        break;
-    default: { /* the registered range comes and goes, while its objects have other roots or die */
-        for (size_t r = 0; r < ROOTS_EACH; r++) {
-            set_root(IN_RANGE, r, NONE);
-        }
-        EXPECT_EQ(loam_remove_roots(range_roots, ROOTS_EACH * sizeof *range_roots), 0);
-        EXPECT_EQ(loam_add_roots(range_roots, ROOTS_EACH * sizeof *range_roots), 0);
-    }
     }
 }
 
@@ -695,9 +1121,11 @@ static NOINLINE void step(void)
     static const struct {
         unsigned share;
         void (*op)(void);
-    } ops[] = {{30, op_new}, {30, op_edge}, {15, op_root}, {8, op_copy_or_clear}, {4, op_realloc},
-               {3, op_free}, {2, op_pin},   {4, op_ends},  {3, op_ephemeron},     {1, op_other}};
-    size_t at = rng_below(&rng, 100);
+    } ops[] = {{280, op_new},      {300, op_edge}, {150, op_root},   {80, op_copy_or_clear},
+               {40, op_realloc},   {30, op_free},  {20, op_pin},     {40, op_ends},
+               {30, op_ephemeron}, {8, op_batch},  {6, op_ranges},   {6, op_loam_stack},
+               {1, op_detach},     {2, op_oom},    {2, op_settings}, {5, op_other}};
+    size_t at = rng_below(&rng, 1000);
     for (size_t i = 0; i < COUNT_OF(ops); i++) {
         if (at < ops[i].share) {
             ops[i].op();
@@ -727,6 +1155,18 @@ static void *help(void *arg)
     return NULL;
 }
 
+static void before_the_first_allocation(void)
+{
+    uint64_t signo = test_number("signal", 0);
+    if (test_number("mask", 0) != 0) {
+        mask = MASK_48;
+        EXPECT_EQ(loam_set_pointer_mask(mask), 0);
+    }
+    if (signo != 0) {
+        EXPECT_EQ(loam_set_signal((int)signo), 0);
+    }
+}
+
 static NOINLINE void setup(void)
 {
     objects = calloc(MOST_OBJECTS, sizeof *objects);
@@ -734,9 +1174,12 @@ static NOINLINE void setup(void)
     finalized = calloc(MOST_OBJECTS, sizeof *finalized);
     cleaned = calloc(MOST_OBJECTS, sizeof *cleaned);
     range_roots = calloc(ROOTS_EACH, sizeof *range_roots);
+    loam_stack_roots = calloc(ROOTS_EACH, sizeof *loam_stack_roots);
     memset(root, 0xFF, sizeof root);
     memset(pairs, 0xFF, sizeof pairs);
-    EXPECT_EQ(loam_add_roots(range_roots, ROOTS_EACH * sizeof *range_roots), 0);
+    before_the_first_allocation();
+    add_range();
+    register_stack();
     LOAM_SET(weak, LOAM_NEW_POINTERS(loam_weak, MOST_OBJECTS));
     LOAM_SET(ephemerons, LOAM_NEW_POINTERS(loam_ephemeron, PAIRS));
     made_type = loam_type_make("made", 80, made_offsets, COUNT_OF(made_offsets));
@@ -750,6 +1193,11 @@ static NOINLINE void finish(void)
             set_root(k, r, NONE);
         }
     }
+    unregister_stack();
+    while (ncovers > 0) {
+        remove_range(ncovers - 1);
+    }
+    set_oom_handler(false, NONE);
     for (size_t i = 0; i < most_objects; i++) {
         for (; objects[i].used && objects[i].pins > 0; objects[i].pins--) {
             loam_unpin(address_of((int32_t)i));
