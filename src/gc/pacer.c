@@ -63,6 +63,7 @@ void pacer_commit(struct pacer *p)
 {
     if (p->gc_percent < 0) {
         p->goal = p->trigger = UINT64_MAX;
+        store_rlx(&p->assist_goal, UINT64_MAX);
         return;
     }
     double percent = p->gc_percent;
@@ -88,6 +89,7 @@ void pacer_commit(struct pacer *p)
     p->trigger = runway > p->goal ? low : p->goal - runway;
     p->trigger = p->trigger < low ? low : p->trigger > high ? high : p->trigger;
     raise_to_min_heap(p, runway);
+    store_rlx(&p->assist_goal, p->goal);
 }
 
 void pacer_start_cycle(struct pacer *p, uint64_t live)
@@ -115,7 +117,8 @@ void pacer_revise(struct pacer *p, uint64_t live, uint64_t scan_done)
         /* More than last time: the worst case is that all of the heap is live and scannable; the goal
          * moves in proportion, but not further than one more GOGC. */
         if (expected > 0 && p->gc_percent >= 0) {
-            double grown = goal / expected * worst;
+            double began = (double)p->triggered;
+            double grown = (goal - began) / expected * worst + began;
             double cap = goal * (1.0 + p->gc_percent / 100.0);
             goal = larger(goal, grown < cap ? grown : cap);
         }
