@@ -1,8 +1,8 @@
-/* A hundred thousand threads live and end, 32 at a time; each allocates, checks what it is handed, and hands an object
- * over: by a pinned pointer as its result, through a global queue, or to the thread that it starts itself.  Nothing is
- * lost, nothing of an ended thread is held, and the process does not grow.
+/* A hundred thousand threads live and end, 32 at a time, while one cycle follows the other; each allocates, checks what
+ * it is handed, and hands an object over: by a pinned pointer as its result, through a global queue, or to the thread
+ * that it starts itself.  Nothing is lost, nothing of an ended thread is held, and the process does not grow.
  *
- * --count N (threads), --threads N (at a time), --seconds N (at most)
+ * --count N (threads), --threads N (at a time)
  *
  * TEST_LABEL: stress
  * TEST_RUN: default | | | 240
@@ -46,7 +46,7 @@ static size_t list_check(const item *it)
 
 enum { QUEUE = 64 };
 static item *_Atomic queue[QUEUE];
-static _Atomic(uint64_t) started, handed;
+static _Atomic(uint64_t) started, handed, amid_cycle;
 static _Atomic(bool) stop;
 static __thread item *in_tls;
 static pthread_key_t key;
@@ -55,6 +55,7 @@ static pthread_key_t key;
 static void *live(void *arg)
 {
     EXPECT_EQ(loam_attach(), 0);
+    bool barrier_on = loam_write_barrier != 0;
     item *given = arg;
     struct rng rng = rng_stream(atomic_fetch_add(&started, 1));
     if (given != NULL) {
@@ -77,6 +78,8 @@ static void *live(void *arg)
     }
     list_check(in_tls);
     list_check(pthread_getspecific(key));
+    barrier_on = barrier_on || loam_write_barrier != 0;
+    atomic_fetch_add(&amid_cycle, barrier_on ? 1 : 0);
     return loam_pin(list);
 }
 
@@ -91,8 +94,7 @@ static void *run_column(void *arg)
 {
     struct team_member *me = arg;
     item *carried = NULL;
-    uint64_t count = test_number("count", test_scaled(100000)) / me->count;
-    for (uint64_t i = 0; i < count && !atomic_load(&stop); i++) {
+    for (uint64_t i = 0; i < *(const uint64_t *)me->arg; i++) {
         pthread_t t = thread_start(live, carried);
         carried = thread_join(t);
         EXPECT_GE(list_check(carried), 1);
@@ -107,40 +109,46 @@ static void *run_column(void *arg)
     return NULL;
 }
 
-static void *watch_time(void *arg)
+static void *collect_until_stop(void *arg)
 {
-    uint64_t start = now_ns();
     (void)arg;
-    while (!atomic_load(&stop) && seconds_since(start) < (double)test_number("seconds", 50)) {
-        sleep_us(10000);
+    while (!atomic_load(&stop)) {
         loam_gc();
     }
-    atomic_store(&stop, true);
     return NULL;
 }
 
 int main(int argc, char **argv)
 {
     static struct team team;
+    loam_memstats m;
     test_begin(argc, argv);
     EXPECT_EQ(pthread_key_create(&key, NULL), 0);
     EXPECT_EQ(loam_attach(), 0);
-    pthread_t timer = thread_start(watch_time, NULL);
-    team_start(&team, test_number("threads", 32), run_column, NULL);
-    WAIT_FOR(200, atomic_load(&started) >= 500 || atomic_load(&stop));
+    pthread_t collector = thread_start(collect_until_stop, NULL);
+    size_t columns = test_number("threads", 32);
+    uint64_t each = test_number("count", test_scaled(100000)) / columns;
+    team_start(&team, columns, run_column, &each);
+    WAIT_FOR(200, atomic_load(&started) >= 500);
     uint64_t before = mapped();
     team_join(&team);
     atomic_store(&stop, true);
-    thread_join(timer);
+    thread_join(collector);
     loam_gc();
     uint64_t after = mapped();
+    loam_read_memstats(&m);
     for (size_t i = 0; i < QUEUE; i++) {
         list_check(atomic_load(&queue[i]));
     }
-    printf("%" PRIu64 " threads, %" PRIu64 " lists handed over, %" PRIu64
-           " KiB mapped, then %" PRIu64 "\n",
-           atomic_load(&started), atomic_load(&handed), before >> 10, after >> 10);
-    EXPECT_GT(atomic_load(&started), 100);
+    printf("%" PRIu64 " threads, %" PRIu64 " of them amid one of %u cycles, %" PRIu64
+           " lists handed over, %" PRIu64 " KiB mapped, then %" PRIu64 "\n",
+           atomic_load(&started), atomic_load(&amid_cycle), m.num_gc, atomic_load(&handed),
+           before >> 10, after >> 10);
+    EXPECT_EQ(atomic_load(&started), each * columns);
+    EXPECT_GE(m.num_gc, each * columns / 1000);
+    if (!test_godebug("gcstoptheworld")) { /* else nobody runs while the barrier is on */
+        EXPECT_GE(atomic_load(&amid_cycle) * 4, each * columns);
+    }
     EXPECT_MSG(after < before + (32 << 20), "%" PRIu64 " KiB more are mapped",
                (after - before) >> 10);
     return test_end();
