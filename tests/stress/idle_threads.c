@@ -6,6 +6,8 @@
  *
  * TEST_LABEL: stress
  * TEST_RUN: spans | | --only spans_are_given_back | 120
+ * TEST_RUN: pages_to_the_system | | --only pages_go_back_to_the_system | 120
+ * TEST_RUN: pages_to_others | | --only pages_serve_others | 120
  * TEST_RUN: spans_clobberfree | GODEBUG=clobberfree=1 GOGC=20 | --only spans_are_given_back | 120 */
 #include "../support/test.h"
 
