@@ -81,7 +81,7 @@ static inline void child_run(struct child *c, const char *name, const char *cons
 
     memset(c, 0, sizeof *c);
     snprintf(seed, sizeof seed, "%" PRIu64, test_state.seed);
-    EXPECT_EQ(pipe(pipe_fds), 0);
+    EXPECT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0); /* children beside it do not keep it open */
     fflush(NULL);
     pid_t pid = fork();
     EXPECT_MSG(pid >= 0, "fork: %s", strerror(errno));

@@ -13,7 +13,9 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
+#ifndef __cplusplus /* there: <atomic> */
 #include <stdatomic.h>
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +27,7 @@
 
 #define NOINLINE __attribute__((__noinline__))
 #define UNUSED __attribute__((__unused__))
+#define NORETURN __attribute__((__noreturn__))
 #define PRINTF_LIKE(format, first) __attribute__((__format__(__printf__, format, first)))
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -96,7 +99,7 @@ static inline void sleep_us(uint64_t us)
 /* ---- failing ---- */
 
 PRINTF_LIKE(3, 4)
-_Noreturn static inline void test_fail_at(const char *file, int line, const char *format, ...)
+NORETURN static inline void test_fail_at(const char *file, int line, const char *format, ...)
 {
     va_list ap;
     char text[2048];
