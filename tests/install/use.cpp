@@ -2,6 +2,7 @@
 #include <loam.h>
 #include <loam/stats.h>
 
+#include <new>
 #include <string>
 
 namespace shop
@@ -14,6 +15,24 @@ LOAM_TYPE(node, next);
 } // namespace shop
 
 static shop::node *list;
+static volatile size_t too_much = SIZE_MAX;
+
+static void throw_bad_alloc(void *)
+{
+    throw std::bad_alloc();
+}
+
+/* An exception of the out-of-memory handler passes through the library. */
+static bool throws()
+{
+    loam_set_oom_handler(throw_bad_alloc, nullptr);
+    try {
+        loam_alloc(too_much);
+    } catch (const std::bad_alloc &) {
+        return true;
+    }
+    return false;
+}
 
 int main(int argc, char **argv)
 {
@@ -37,5 +56,5 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    return want == -1 ? 0 : 1;
+    return want == -1 && throws() ? 0 : 1;
 }
