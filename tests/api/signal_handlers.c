@@ -215,7 +215,8 @@ static void by_timer_on_an_alternate_stack(void)
     printf("  %" PRIu64 " signals handled\n", atomic_load(&handled));
 }
 
-/* A thread that has every signal blocked is not waited for, and keeps what it holds. */
+/* A thread that has every signal blocked is waited for until it next calls the library, and keeps what it holds. (One
+ * that does not call: masked_thread.c.) */
 static _Atomic(int) stage;
 
 static void *block_everything(void *arg)

@@ -7,6 +7,7 @@
  * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1 | | 90 */
 #include "../support/test.h"
 
+#include <sys/mman.h>
 #include <threads.h>
 
 #include "../support/heap.h"
@@ -312,6 +313,75 @@ static void detached_threads_and_tiny_stacks(void)
     loam_gc();
 }
 
+/* As runtimes of other languages start theirs: the stack is memory of their own, and every signal is masked from the
+ * first instruction on. */
+static pthread_t foreign_start(char *stack, size_t bytes, void *(*fn)(void *), void *arg)
+{
+    pthread_attr_t attr;
+    pthread_t t;
+    sigset_t all, before;
+    sigfillset(&all);
+    EXPECT_EQ(pthread_attr_init(&attr), 0);
+    EXPECT_EQ(pthread_attr_setstack(&attr, stack, bytes), 0);
+    EXPECT_EQ(pthread_sigmask(SIG_SETMASK, &all, &before), 0); /* the new thread inherits it */
+    EXPECT_EQ(pthread_create(&t, &attr, fn, arg), 0);
+    EXPECT_EQ(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
+    pthread_attr_destroy(&attr);
+    return t;
+}
+
+/* Its frames alone hold the batch; it calls the library now and then, or is not waited for. */
+static void *foreign_main(void *arg)
+{
+    enum { EACH = 100 };
+    size_t index = (uintptr_t)arg;
+    item *mine[EACH];
+    for (size_t i = 0; i < EACH; i++) {
+        mine[i] = item_new(i, NULL);
+        watch_set(&batch, index * EACH + i, mine[i]);
+    }
+    atomic_fetch_add(&holding, 1);
+    while (!atomic_load(&stop)) {
+        item_new(0, NULL);
+        loam_enter_blocking();
+        sleep_us(100);
+        loam_exit_blocking();
+    }
+    for (size_t i = 0; i < EACH; i++) {
+        EXPECT_EQ(list_check(mine[i]), 1);
+    }
+    return NULL;
+}
+
+static void threads_of_a_foreign_runtime(void)
+{
+    enum { THREADS = 4, BYTES = 1 << 20 };
+    pthread_t t[THREADS];
+    char *stacks = mmap(NULL, THREADS * BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                        -1, 0);
+    EXPECT_PTR_NE(stacks, MAP_FAILED);
+    for (int round = 0; round < 5;
+         round++) { /* the same stacks, with what the last ones left there */
+        atomic_store(&stop, false);
+        atomic_store(&holding, 0);
+        watch_init(&batch, THREADS * 100);
+        for (size_t i = 0; i < THREADS; i++) {
+            t[i] = foreign_start(stacks + i * BYTES, BYTES, foreign_main, (void *)i);
+        }
+        WAIT_FOR(20, atomic_load(&holding) == THREADS);
+        for (int i = 0; i < 5; i++) {
+            EXPECT_ALL_LIVE(&batch);
+        }
+        atomic_store(&stop, true);
+        for (size_t i = 0; i < THREADS; i++) {
+            thread_join(t[i]);
+        }
+        EXPECT_MOST_DIE(&batch);
+    }
+    EXPECT_EQ(munmap(stacks, THREADS * BYTES), 0);
+    loam_gc(); /* does not look there any more */
+}
+
 /* A thread ended by pthread_exit from deep frames, and one cancelled while it waits. */
 static void *exit_from_below(void *arg)
 {
@@ -366,6 +436,7 @@ int main(int argc, char **argv)
     RUN(not_held_when_detached);
     RUN(computing_threads_hold_nothing_up);
     RUN(detached_threads_and_tiny_stacks);
+    RUN(threads_of_a_foreign_runtime);
     RUN(ended_by_exit_and_cancel);
     return test_end();
 }
