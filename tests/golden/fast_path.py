@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""fast_path.py - what an allocation and a store cost, in instructions, does not grow unseen.
+"""fast_path.py - what an allocation, a store and marking cost, in instructions, does not grow unseen.
 
     fast_path.py BUILD INCLUDE CC
 
@@ -11,6 +11,18 @@ Claims, for the release build in BUILD on x86-64:
           one or two more, of the program's own procedure linkage table, count too)
   store   LOAM_SET, compiled with -O2, is one cmp with loam_write_barrier, one jne, one mov (of the
           first field: that of another computes its address besides, for the call of the slow path)
+  scan    the kernels that gather candidates (scan_plain, scan_avx2, scan_avx512) call nothing and have
+          no atomic instruction; mark_range, for roots and stacks, calls nothing but mark_candidates,
+          when 1024 candidates are together, and has no atomic instruction
+  mark    mark_candidates has two atomic instructions, of the mark bit and of the span's place in the
+          queue, and calls nothing but gcwork_share (128 spans are in hand) and ends_key_marked. A
+          candidate comes to the first of them only past five tests (nothing there; a large object;
+          marked; not allocated; a thread's buffer), and is done with in at most 64 instructions,
+          those that prefetch another one included, if one of them sends it away
+  drain   gc_drain, once for 64 objects or once for a span, calls what DRAIN_CALLS lists: no function
+          that marks a word, and no lock that may be waited for
+
+"atomic": a lock prefix, or xchg with memory. Per word of the heap there is none; per object, one.
 
 Exit status 77: cannot be said here (no objdump, no release build, another machine). Prints the listing
 of what is too long.
@@ -26,6 +38,11 @@ import tempfile
 
 ALLOC_MOST = 24
 STEP_MOST = 25
+WORD_MOST = 64
+MARK_TESTS = 5
+NO_WAY = -1000
+DRAIN_CALLS = {"scan_choose", "scan_piece", "mark_candidates", "gcwork_take", "gcwork_share",
+               "gcwork_publish", "ends_drain_keys", "os_nanotime", "__popcountdi2", "(kernel)"}
 SKIP = 77
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -144,6 +161,110 @@ def check_store(compiler, flags, include, folder):
     return ok
 
 
+def is_atomic(line):
+    text = line[1] + " " + line[2]
+    return "lock" in text or (line[1].startswith("xchg") and "(" in line[2])
+
+
+def called(line):
+    """The function that an instruction calls or jumps to, None if it does neither."""
+    _, name, operands, reloc = line
+    leaves = name.startswith("call") or (name == "jmp" and (reloc or "*" in operands))
+    if not leaves:
+        return None
+    if reloc is None:
+        return "(kernel)"
+    text = re.sub(r"[-+]0x[0-9a-f]+$", "", reloc)
+    return re.sub(r"^\.text\.(unlikely\.)?|\.(isra|part|constprop|cold).*$", "", text)
+
+
+def check_function(path, function, calls, atomics):
+    code = disassemble(path, function)
+    found = {called(line) for line in code} - {None}
+    count = sum(map(is_atomic, code))
+    print("mark: %s: %d atomic, calls %s" % (function, count, " ".join(sorted(found)) or "nothing"))
+    if code and found <= calls and (atomics is None or count <= atomics):
+        return True
+    print("FAIL: %s: more than %s atomic, or calls other than %s" % (function, atomics, sorted(calls)))
+    show(code)
+    return False
+
+
+def successors(code):
+    """For each instruction, the ones that may come next, by number."""
+    at = {line[0]: i for i, line in enumerate(code)}
+    after = []
+    for i, (_, name, operands, reloc) in enumerate(code):
+        target = re.match(r"([0-9a-f]+)", operands) if name.startswith("j") and not reloc else None
+        here = [at[int(target.group(1), 16)]] if target and int(target.group(1), 16) in at else []
+        if not name.startswith(("ret", "jmp", "ud2")) and i + 1 < len(code):
+            here.append(i + 1)
+        after.append(here)
+    return after
+
+
+def word_loop(code, after):
+    """First instruction of the loop over candidates: it prefetches, and sets mark bits."""
+    for i, nexts in enumerate(after):
+        for head in nexts:
+            body = code[head:i + 1]
+            if head <= i and any(map(is_atomic, body)) and any("prefetch" in line[1] for line in body):
+                return head
+    return None
+
+
+def fewest_tests(code, after, head):
+    """Conditional jumps passed at least from the loop's prefetch to an atomic instruction."""
+    first = max(i for i, line in enumerate(code) if i > head and "prefetch" in line[1]) + 1
+    best, todo = {first: 0}, [first]
+    while todo:
+        i = todo.pop()
+        tests = best[i] + (1 if code[i][1].startswith("j") and code[i][1] != "jmp" else 0)
+        for k in ([] if is_atomic(code[i]) else after[i]):
+            if tests < best.get(k, 1000):
+                best[k] = tests
+                todo.append(k)
+    return min((best[i] for i in best if is_atomic(code[i])), default=0)
+
+
+def longest_way(code, after, head):
+    """Most instructions of a turn of the loop that has no atomic instruction and no call."""
+    known = {}
+
+    def way(i):
+        if i not in known:
+            known[i] = NO_WAY  # a way that comes here again is no turn
+            if not is_atomic(code[i]) and called(code[i]) is None:
+                known[i] = 1 + max((0 if k == head else way(k) for k in after[i]), default=NO_WAY)
+        return known[i]
+
+    return way(head)
+
+
+def check_marking(path):
+    ok = True
+    for kernel in ("scan_plain", "scan_avx2", "scan_avx512"):
+        ok = check_function(path, kernel, set(), 0) and ok
+    ok = check_function(path, "mark_range", {"mark_candidates"}, 0) and ok
+    ok = check_function(path, "mark_candidates", {"gcwork_share", "ends_key_marked"}, 2) and ok
+    ok = check_function(path, "gc_drain", DRAIN_CALLS, None) and ok
+    code = disassemble(path, "mark_candidates")
+    after = successors(code)
+    head = word_loop(code, after)
+    if head is None:
+        print("FAIL: mark_candidates: no loop that prefetches and marks")
+        show(code)
+        return False
+    tests, longest = fewest_tests(code, after, head), longest_way(code, after, head)
+    print("mark: a word: %d tests before the first atomic, %d instructions without one" % (tests, longest))
+    if tests < MARK_TESTS or longest > WORD_MOST:
+        print("FAIL: mark_candidates: fewer than %d tests, or more than %d instructions"
+              % (MARK_TESTS, WORD_MOST))
+        show(code)
+        return False
+    return ok
+
+
 def main():
     build, include, compiler = sys.argv[1:4]
     static = os.path.join(build, "libloam.a")
@@ -156,6 +277,7 @@ def main():
         skip("no libraries in " + build)
     ok = check_alloc(static)
     ok = check_alloc(shared) and ok
+    ok = check_marking(static) and ok
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "count")
         common = [compiler, "-O2", "-I", include, os.path.join(HERE, "count.c"), "-o", program]
