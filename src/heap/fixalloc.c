@@ -161,7 +161,8 @@ void fixalloc_free(struct fixalloc *f, void *p)
 static struct {
     struct mutex lock;
     void *free_list[META_BUCKETS]; /* under lock */
-    _Atomic uint64_t held_bytes;
+    _Atomic uint64_t small_bytes;  /* of persistentalloc's, free blocks included */
+    _Atomic uint64_t mapped_bytes; /* of larger blocks */
 } meta;
 
 static bool meta_is_direct(size_t size)
@@ -186,7 +187,7 @@ static void *meta_alloc_direct(size_t size)
     size_t bytes = align_up(size, os_page_size());
     void *p = os_map(bytes);
     if (p != NULL) {
-        add_rlx(&meta.held_bytes, bytes); /* relaxed: a counter, read only for reports */
+        add_rlx(&meta.mapped_bytes, bytes); /* relaxed: a counter, read only for reports */
     }
     return p;
 }
@@ -207,7 +208,7 @@ void *metaalloc(size_t size)
     if (p != NULL) {
         return memset(p, 0, block); /* [fixalloc.zero] */
     }
-    return persistentalloc(block, block < CACHE_LINE ? block : CACHE_LINE, &meta.held_bytes);
+    return persistentalloc(block, block < CACHE_LINE ? block : CACHE_LINE, &meta.small_bytes);
 }
 
 void metafree(void *p, size_t size)
@@ -218,7 +219,7 @@ void metafree(void *p, size_t size)
     if (meta_is_direct(size)) {
         size_t bytes = align_up(size, os_page_size());
         os_release(p, bytes);
-        sub_rlx(&meta.held_bytes, bytes); /* relaxed: a counter, read only for reports */
+        sub_rlx(&meta.mapped_bytes, bytes); /* relaxed: a counter, read only for reports */
         return;
     }
     unsigned bucket = meta_bucket(size);
@@ -230,7 +231,12 @@ void metafree(void *p, size_t size)
 
 uint64_t metaalloc_held_bytes(void)
 {
-    return load_rlx(&meta.held_bytes);
+    return load_rlx(&meta.small_bytes) + load_rlx(&meta.mapped_bytes);
+}
+
+uint64_t metaalloc_mapped_bytes(void)
+{
+    return load_rlx(&meta.mapped_bytes);
 }
 
 /* -- fork ------------------------------------------------------------------------------------- */

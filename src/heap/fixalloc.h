@@ -35,9 +35,11 @@ void fixalloc_free(struct fixalloc *f, void *p);
 __attribute__((warn_unused_result)) void *metaalloc(size_t size);
 void metafree(void *p, size_t size);
 
-/* Bytes of the system's that metaalloc holds, free blocks included; persistentalloc's, all callers
- * (those of metaalloc's small blocks too). Reports only. */
+/* Bytes that metaalloc holds, free blocks included; of these, those of blocks above 1 MiB, each a
+ * mapping of its own; bytes that persistentalloc has mapped, metaalloc's other blocks among them.
+ * Reports only. */
 uint64_t metaalloc_held_bytes(void);
+uint64_t metaalloc_mapped_bytes(void);
 uint64_t persistentalloc_mapped_bytes(void);
 
 /* Around fork: no other thread is inside persistentalloc or metaalloc. */

@@ -168,8 +168,8 @@ static void fill_objects(loam_memstats *m, const struct sample *s)
 
 /* -- memory ------------------------------------------------------------------------------------ */
 
-/* What is mapped for the library itself. The tables of the page allocator are the collector's
- * metadata as those of the marker are. */
+/* What is mapped for the library itself, but for the stacks of its threads. The tables of the page
+ * allocator are the collector's metadata as those of the marker are. */
 static void fill_metadata(loam_memstats *m, const struct sample *s, size_t pages_meta)
 {
     uint32_t chunks = (load_acq(&heap.nspanclasses) + SPANCLASS_CHUNK - 1) / SPANCLASS_CHUNK;
@@ -179,10 +179,7 @@ static void fill_metadata(loam_memstats *m, const struct sample *s, size_t pages
     m->mcache_inuse = s->nms * sizeof(struct m) +
                       (uint64_t)chunks * SPANCLASS_CHUNK * sizeof(struct mcentral);
     m->gc_sys = load_rlx(&heap.stats.gc_sys) + pages_meta;
-    /* Large blocks of metaalloc are mappings of their own; small ones are persistentalloc's. */
-    uint64_t mapped = persistentalloc_mapped_bytes();
-    uint64_t held = metaalloc_held_bytes();
-    mapped = held > mapped ? held : mapped;
+    uint64_t mapped = persistentalloc_mapped_bytes() + metaalloc_mapped_bytes() + os_stores_bytes();
     m->other_sys = mapped > m->mcache_sys ? mapped - m->mcache_sys : 0;
 }
 

@@ -176,6 +176,7 @@ struct snapshot {
 };
 
 static struct snapshot snapshots[SNAPSHOTS];
+static _Atomic size_t snapshot_bytes;     /* mapped for both; for reports only */
 static _Atomic uint32_t snapshot_current; /* index; written under modules_lock */
 
 /* Under modules_lock. */
@@ -219,6 +220,7 @@ static bool snapshot_grow(struct snapshot *s)
         memcpy(ranges, s->ranges, s->count * sizeof(*ranges));
         os_release(s->ranges, s->capacity * sizeof(*ranges));
     }
+    add_rlx(&snapshot_bytes, (capacity - s->capacity) * sizeof(*ranges)); /* relaxed: a count */
     s->ranges = ranges;
     s->capacity = capacity;
     return true;
@@ -448,6 +450,11 @@ static NO_SANITIZE bool store_code_same(const struct store_range *r, uintptr_t p
         }
     }
     return true;
+}
+
+size_t os_stores_bytes(void)
+{
+    return load_rlx(&snapshot_bytes);
 }
 
 uintptr_t os_stores_restart(uintptr_t pc)

@@ -204,6 +204,7 @@ bool os_stores_changed(uint64_t generation);
 uintptr_t os_stores_restart(uintptr_t pc);
 /* The same from the loader's own lists, where os_stores_refresh had no memory; not in a handler. */
 uintptr_t os_stores_find(uintptr_t pc);
+size_t os_stores_bytes(void); /* mapped for the snapshots; for reports only */
 
 /* Make this copy of the library the one that works in this process. False: another does already. The
  * names of the modules that hold this one and that one, cut at `bytes`. Copies in other namespaces
