@@ -243,10 +243,12 @@ static void threads_are_counted(void)
         loam_read_memstats(&now);
         check_sums(&now);
         EXPECT_GE(now.mallocs - before.mallocs, THREADS * EACH);
-        EXPECT_LE(now.mallocs - before.mallocs,
-                  THREADS * EACH + 1000); /* the library may need a few objects itself */
+        /* A thread that a cycle's end meets within an allocation may leave a slot that nobody uses: one in each cycle.
+         * One cycle may have come so far and is not in num_gc yet. */
+        uint64_t left = (uint64_t)(now.num_gc - before.num_gc + 1) * THREADS;
+        EXPECT_LE(now.mallocs - before.mallocs, THREADS * EACH + left);
         EXPECT_GE(now.total_alloc - before.total_alloc, (uint64_t)THREADS * EACH * 64);
-        EXPECT_LE(now.total_alloc - before.total_alloc, (uint64_t)THREADS * EACH * 64 + 1000000);
+        EXPECT_LE(now.total_alloc - before.total_alloc, (THREADS * EACH + left) * 64);
         uint64_t in_class = 0;
         for (size_t i = 1; i < COUNT_OF(now.by_size); i++) {
             in_class += now.by_size[i].size == 64
