@@ -10,8 +10,8 @@
 
 bool ends_init(void);
 
-/* Set once at start by api/: zeroed memory of a builtin type, called while not busy; may collect.
- * NULL: no memory. */
+/* Set once by malloc/start.c: zeroed memory of a builtin type, called while not busy; may collect.
+ * NULL: no memory; or it does not return, if the out-of-memory handler leaves. */
 extern void *(*ends_alloc)(struct m *m, struct gctype *type, size_t bytes);
 
 /* [roots]: finalizer arguments and what finalizable objects reach (not themselves), cleanup arguments,

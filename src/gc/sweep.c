@@ -10,7 +10,8 @@
  *             the unswept is empty.
  * Locking     the lists' own; none while a span is swept.
  * From Go     mgcsweep.go; differs: whole words of 64 slots at once, a bounded share per allocation.
- * Tests       tests/unit/test_gc.c, tests/model [sweep]
+ * Tests       tests/unit/test_memstats.c (bits and counts after a sweep), tests/model [sweep],
+ *             tests/stress/canary_graph.c
  */
 #include "gc/ends.h"
 #include "gc/gc.h"

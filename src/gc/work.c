@@ -9,7 +9,7 @@
  *             was overtaken fail; span records are never unmapped, so reading a stale one is safe.
  * From Go     mgcmark_greenteagc.go queues spans first in first out, as here; differs: links out of
  *             line instead of rings and spill chains, so nothing is allocated.
- * Tests       tests/unit/test_gc.c
+ * Tests       tests/model [drain]; tests/stress: big_list.c, canary_graph.c
  */
 #include "gc/work.h"
 

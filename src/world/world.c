@@ -15,7 +15,7 @@
  * Ordering    request: release by the poster after world.fn, acquire in m_asked. ack and remaining:
  *             release by the answerer, acquire by the poster.
  * From Go     forEachP (ragged barrier) and preemptM; differs: every phase change is one.
- * Tests       tests/model (H-* steps), tests/api/threads.c, tests/stress
+ * Tests       tests/model (H-* steps), tests/api: threads.c, masked_thread.c, tests/stress
  */
 #include "world/world.h"
 

@@ -1,5 +1,5 @@
-/* GOGC, GOMEMLIMIT, GOMAXPROCS and GODEBUG are read with Go's syntax; what cannot be parsed is named on stderr and
- * ignored; what can be parsed says nothing and counts.  Each case is a process of its own.
+/* GOGC, GOMAXPROCS and GODEBUG are read with Go's syntax; what cannot be parsed is named on stderr and ignored; what can
+ * be parsed says nothing and counts.  Each case is a process of its own.
  *
  * TEST_LABEL: quick
  * TEST_TIMEOUT: 120 */
@@ -235,8 +235,17 @@ static void gogc_counts(void)
     EXPECT_GT(number_after(often.text, "cycles="), 2 * number_after(seldom.text, "cycles="));
     EXPECT_GT(number_after(seldom.text, "cycles="), 0);
     EXPECT_EQ(number_after(never.text, "cycles="), 0);
-    run(&never, "cycles", "GOMEMLIMIT=32MiB");
-    EXPECT_GT(number_after(never.text, "cycles="), 0);
+}
+
+/* Whether or not a limit is read: it is neither named on stderr nor in the way of GOGC. */
+static void with_a_memory_limit(void)
+{
+    struct child c;
+    run(&c, "settings", "GOMEMLIMIT=32MiB");
+    EXPECT_EQ(lines(c.text), 1);
+    EXPECT_EQ(number_after(c.text, "percent="), 100);
+    run(&c, "cycles", "GOMEMLIMIT=32MiB");
+    EXPECT_GT(number_after(c.text, "cycles="), 0);
 }
 
 static void gcstress(void)
@@ -257,6 +266,7 @@ int main(int argc, char **argv)
     RUN(gctrace);
     RUN(clobberfree);
     RUN(gogc_counts);
+    RUN(with_a_memory_limit);
     RUN(gcstress);
     return test_end();
 }

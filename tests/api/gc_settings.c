@@ -1,5 +1,5 @@
-/* GOGC, the memory limit and the minimum heap do what they say: cycles come as often as the heap's growth asks, not at
- * all when off, never below the minimum.
+/* GOGC and the minimum heap do what they say: cycles come as often as the heap's growth asks, not at all when off, never
+ * below the minimum. loam_gc is a whole new cycle.
  *
  * TEST_LABEL: quick
  * TEST_TIMEOUT: 120
