@@ -5,12 +5,13 @@
  * Invariants  [barrier.buffer]  only the owner writes its buffer, while busy. A signal handler of the
  *             program that interrupts busy code marks at once instead (gc_shade_now).
  * From Go     mbarrier.go, mwbbuf.go: hybrid of Yuasa's deletion and Dijkstra's insertion barrier.
- * Tests       tests/model [barrier], tests/api/stores.c
+ * Tests       tests/model [store] [buffer-full], tests/api/stores.c
  */
 #include "gc/mark.h"
 
 #include <string.h>
 
+/* [H-FLUSH], [exit], [buffer-full]. */
 void gc_flush_wbbuf(struct m *m)
 {
     struct wbbuf *b = &m->wbbuf;
@@ -67,14 +68,14 @@ void gc_record(struct m *m, uintptr_t old, uintptr_t now)
     world_delay(DELAY_STORE);
     struct wbbuf *b = &m->wbbuf;
     if (b->n + 2 > WBBUF_ENTRIES) {
-        gc_flush_wbbuf(m);
+        gc_flush_wbbuf(m); /* [buffer-full] */
     }
     b->entries[b->n] = now;
     b->entries[b->n + 1] = old;
     b->n += 2;
 }
 
-/* [barrier]: shade the new target, exchange, shade the old one. The exchange, so that of two threads
+/* [store]: shade the new target, exchange, shade the old one. The exchange, so that of two threads
  * that overwrite one slot each takes away another value. */
 static uintptr_t store_word(struct m *m, uintptr_t *slot, uintptr_t value)
 {

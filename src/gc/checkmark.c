@@ -4,7 +4,7 @@
  *             once more. The first pointer to an allocated object that is not marked ends the
  *             program with a report: a store without LOAM_SET (rule 3), or a field that LOAM_TYPE
  *             forgot.
- * Model       The tri-colour condition, checked whole: at mark-done every marked object is black,
+ * Model       The tri-colour condition, checked whole: at [mark-done] every marked object is black,
  *             so each child of a marked object, and of a root, must be marked. If all are, then by
  *             induction all that is reachable from them is. That needs no second set of mark bits
  *             and no stack of its own, and the parent of a lost object is at hand.
@@ -12,7 +12,7 @@
  *             Roots that must be marked: data of the program, registered ranges, pins, what ends.c
  *             holds, what objects with finalizers reach (not themselves). Stacks, registers,
  *             thread-local storage and loam_stacks are no witnesses: they are searched
- *             conservatively and written without a barrier, so after its H-SCAN a stack may hold
+ *             conservatively and written without a barrier, so after its [H-SCAN] a stack may hold
  *             words that nobody promised anything about: dead slots, spilled leftovers. What a
  *             thread really holds is marked, by the invariant; what only seems so proves nothing.
  *             An object that a thread loses in truth is found when a store links it again.

@@ -46,30 +46,34 @@ static void set_barrier(uint32_t on)
 
 /* -- what a thread does at each handshake ------------------------------------------------------ */
 
-/* The answer says that the thread sees the barrier's flag, and that it is between no test of it and the
- * store that follows: not where it was found, nor below a handler of the program that it is in. */
+/* [H-ON]: the answer says that the thread sees the barrier's flag, and that it is between no test of it and
+ * the store that follows: not where it was found, nor below a handler of the program that it is in. */
 static void h_on(struct m *m, const struct m_context *ctx)
 {
     gc_restart_stores(m, ctx);
 }
 
+/* [H-BLACK] */
 static void h_black(struct m *m, const struct m_context *ctx)
 {
     (void)ctx;
     add_rlx(&gc.bytes_marked, (uint64_t)mcache_blacken(&m->cache));
 }
 
+/* [H-SCAN] */
 static void h_scan(struct m *m, const struct m_context *ctx)
 {
     gc_scan_thread(m, ctx);
 }
 
+/* [H-FLUSH] */
 static void h_flush(struct m *m, const struct m_context *ctx)
 {
     (void)ctx;
     gc_flush_wbbuf(m);
 }
 
+/* [H-OFF]: what the buffer holds is marked, or was stored after [mark-done] and is marked too. */
 static void h_off(struct m *m, const struct m_context *ctx)
 {
     (void)ctx;
@@ -77,6 +81,7 @@ static void h_off(struct m *m, const struct m_context *ctx)
     m->assist_debt = 0;
 }
 
+/* [H-GIVEBACK] */
 static void h_give_back(struct m *m, const struct m_context *ctx)
 {
     (void)ctx;
@@ -84,7 +89,7 @@ static void h_give_back(struct m *m, const struct m_context *ctx)
     gc_live_sub(rest);
 }
 
-/* Under world.lock, with the posting: a thread that attaches sees all or nothing. */
+/* Under world.lock, with the posting: a thread that comes to [attach] sees all or nothing. */
 static void post_on(void)
 {
     store_rel(&gc.phase, GC_ON);
@@ -102,6 +107,7 @@ static void post_off(void)
     set_barrier(0);
 }
 
+/* [flip]: one step with the posting of [H-GIVEBACK]; under weak_lock, so that [weak] sees all of it. */
 static void post_flip(void)
 {
     mutex_lock(&gc.weak_lock);
@@ -113,6 +119,7 @@ static void post_flip(void)
     mutex_unlock(&gc.weak_lock);
 }
 
+/* [attach]: under world.lock, as the posting. */
 static void on_attach(struct m *m)
 {
     m->cache.black = load_rlx(&gc.black);
@@ -123,6 +130,7 @@ static void on_attach(struct m *m)
     }
 }
 
+/* [exit]: what the buffer names nobody else may know of; marking it dirties the round. */
 static void on_detach(struct m *m)
 {
     if (load_acq(&gc.phase) != GC_OFF) {
@@ -708,7 +716,8 @@ bool gc_emergency(struct m *m)
 
 /* -- start, and fork --------------------------------------------------------------------------- */
 
-/* The child has one thread: the one that forked. A cycle that was under way is dropped. */
+/* [fork]: the child has one thread, the one that forked. A cycle that was under way is dropped; its marks
+ * are cleared before the next [H-ON]. */
 static void on_fork_child(void)
 {
     if (load_rlx(&gc.phase) != GC_OFF) {

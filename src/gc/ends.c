@@ -16,7 +16,7 @@
  *                            markers: a record taken off keeps `next`, and is not used again before the
  *                            next flip (limbo). The sweeper may reuse at once: nobody marks then.
  *             [ends.weak]    the handle of a dead object is 0 before its slot is free.
- *             [ends.decide]  between mark-done and the sweep of its span an object is alive iff it is
+ *             [ends.decide]  between [mark-done] and the sweep of its span an object is alive iff it is
  *                            marked; after it, iff its handle is not 0. span_ends.swept_gen tells
  *                            which, under ends.lock: so nobody waits for a sweeper. What got its
  *                            handle after the flip (`birth`) is alive.
@@ -24,14 +24,14 @@
  *             [ends.late]    what became a root after [roots] passed is shaded by who made it one.
  * Locking     gc.weak_lock > ends.lock > metaalloc's. Program threads take them while busy. weak_lock is
  *             taken only while a cycle marks or ends, as then phase and sweepgen hold still under it; a
- *             busy thread that reads GC_OFF needs none, for mark-done waits for its answers. No lock is
+ *             busy thread that reads GC_OFF needs none, for [mark-done] waits for its answers. No lock is
  *             held while a program's function runs, or while anything is marked but with weak_lock.
  * Ordering    lists: a record is published with release, walked with acquire. Ephemerons: each side
  *             sets its mark, then fence_sc, then tests the other's: one of both sees it.
  * From Go     mfinal.go, mcleanup.go, specials of mheap.go, weak; differs: records are found by index
  *             instead of by walking a sorted list; weak to strong does not wait for mark termination
  *             nor sweep; ephemerons are ours (Hayes 1997).
- * Tests       tests/api/finalizer.c, cleanup.c, weak.c, ephemeron.c; tests/model [WEAK], [EPH]
+ * Tests       tests/api/finalizer.c, cleanup.c, weak.c, ephemeron.c; tests/model [weak] [ephemeron]
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -744,7 +744,7 @@ void ends_key_marked(struct mspan *s, size_t index)
     } while (!cas_acqrel(&gc.keys, &head, sp));
 }
 
-/* sp and those behind it are specials of a key that is marked. */
+/* [ephemeron], the key's side: sp and those behind it are specials of a key that is marked. */
 static void mark_values(struct gcwork *w, struct special *sp)
 {
     for (; sp != NULL; sp = load_acq(&sp->next)) { /* acquire: pairs with special_attach_locked */
@@ -775,6 +775,7 @@ void ends_drain_keys(struct gcwork *w)
     }
 }
 
+/* [ephemeron], its own side. */
 static void ephemeron_scan(const void *obj, size_t bytes, loam_marker *m)
 {
     const struct ephemeron *e = obj;
@@ -978,8 +979,8 @@ ALWAYS_INLINE void *unhide(uintptr_t word)
     return p;
 }
 
-/* What `target` (of the same heap object as h) hides, if h's object is alive; to be kept alive by the
- * caller's stack from now on. */
+/* [weak], [ephemeron]: what `target` (of the same heap object as h) hides, if h's object is alive; to be
+ * kept alive by the caller's stack from now on. */
 static void *hidden_strong(struct m *m, const struct hidden *h, const _Atomic uintptr_t *target)
 {
     m_enter(m);

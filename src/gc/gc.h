@@ -19,10 +19,10 @@
 /* docs/internals/protocol.md names the steps. */
 enum gc_phase {
     GC_OFF,   /* sweeping, or nothing to do */
-    GC_ON,    /* H-ON posted: barrier on */
-    GC_BLACK, /* H-BLACK posted: allocation turns black */
-    GC_MARK,  /* all allocate black: roots, H-SCAN, marking; assists run */
-    GC_END,   /* mark-done: nothing white is reachable; until H-GIVEBACK is answered */
+    GC_ON,    /* [H-ON] posted: barrier on */
+    GC_BLACK, /* [H-BLACK] posted: allocation turns black */
+    GC_MARK,  /* all allocate black: [roots], [H-SCAN], marking; assists run */
+    GC_END,   /* [mark-done]: nothing white is reachable; until the [flip] */
 };
 
 struct gc_options {
@@ -71,7 +71,7 @@ struct gc {
     _Atomic uint32_t sweep_cursor; /* span class the background sweeper stands at */
     _Atomic bool sweep_done;
     _Atomic uint64_t pages_swept;
-    _Atomic uint64_t sweep_basis; /* live at the flip */
+    _Atomic uint64_t sweep_basis; /* live at the [flip] */
     _Atomic uint64_t sweep_pages_per_mib;
 
     /* cycle.c */
@@ -87,7 +87,7 @@ struct gc {
     _Atomic bool running;     /* the collector's thread exists */
     _Atomic uint32_t num_forced;
     _Atomic int gc_percent;
-    struct mutex weak_lock; /* weak to strong against mark-done */
+    struct mutex weak_lock; /* [weak] against [mark-done] and [flip] */
     struct gc_options options;
 
     _Atomic uintptr_t oom_arg; /* a root: what the program's out-of-memory handler is called with */
@@ -150,8 +150,8 @@ void gc_shade_now(struct m *m, uintptr_t word); /* mark at once; any context; m 
 
 /* roots.c */
 void gc_mark_roots(struct gcwork *w);
-void gc_scan_thread(struct m *m, const struct m_context *ctx);    /* H-SCAN */
-void gc_restart_stores(struct m *m, const struct m_context *ctx); /* H-ON */
+void gc_scan_thread(struct m *m, const struct m_context *ctx);    /* [H-SCAN] */
+void gc_restart_stores(struct m *m, const struct m_context *ctx); /* [H-ON] */
 void gc_scan_stacks(struct m *m); /* its loam_stacks, when it ends */
 int gc_add_roots(struct m *m, uintptr_t start, size_t bytes);
 int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes);

@@ -9,7 +9,7 @@
  * Ordering    qstate and marks: see gcwork_put. Words of objects are read while the program writes
  *             them; a torn or stale word is looked up like any other and does no harm. An address that
  *             heap.used, loaded early, does not cover yet was allocated after this thread last
- *             synchronised with its allocator, which was after H-BLACK: it is marked. Before that only
+ *             synchronised with its allocator, which was after [H-BLACK]: it is marked. Before that only
  *             buffers of stores are marked, and what they name is found again from the roots.
  * From Go     "Green Tea" of go1.26; differs: every small class goes by spans, the layout is the
  *             span's, bits lie outside the page, kernels for AVX-512, AVX2 and NEON.
@@ -250,6 +250,7 @@ ALWAYS_INLINE void prefetch_span(uint32_t id)
 
 enum { CHECK_EVERY = 16 };
 
+/* [drain]; while paused is set, [H-FLUSH]'s round is on. */
 uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline)
 {
     if (unlikely(load_rlx(&kernel) == NULL)) {

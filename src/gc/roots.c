@@ -125,6 +125,7 @@ static void shade_range(struct m *m, uintptr_t start, size_t bytes)
     }
 }
 
+/* [add-root] */
 int gc_add_roots(struct m *m, uintptr_t start, size_t bytes)
 {
     m_enter(m);
@@ -138,6 +139,7 @@ int gc_add_roots(struct m *m, uintptr_t start, size_t bytes)
     return ok ? 0 : ENOMEM;
 }
 
+/* [remove-root] */
 int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes)
 {
     m_enter(m);
@@ -154,6 +156,7 @@ int gc_remove_roots(struct m *m, uintptr_t start, size_t bytes)
     return r != NULL ? 0 : EINVAL;
 }
 
+/* [add-root] */
 bool gc_pin(struct m *m, uintptr_t obj)
 {
     m_enter(m);
@@ -173,6 +176,7 @@ bool gc_pin(struct m *m, uintptr_t obj)
     return ok;
 }
 
+/* [remove-root] */
 bool gc_unpin(struct m *m, uintptr_t obj)
 {
     m_enter(m);
@@ -256,6 +260,7 @@ static NO_SANITIZE void stack_live(const struct loam_stack *s, uintptr_t *from, 
     }
 }
 
+/* [roots] */
 void gc_mark_roots(struct gcwork *w)
 {
     os_each_data_range(scan_data, w);
@@ -350,6 +355,7 @@ static void scan_stack_part(void *m, uintptr_t start, size_t bytes)
     add_rlx(&gc.stack_scan, (uint64_t)bytes);
 }
 
+/* [H-SCAN] */
 void gc_scan_thread(struct m *m, const struct m_context *ctx)
 {
     for (size_t i = 0; i < ctx->nregs; i++) {
@@ -444,7 +450,7 @@ struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void
     return s;
 }
 
-/* The stack now belongs to m. If a cycle marks, m may have scanned its stacks already and the former
+/* [stack]: it now belongs to m. If a cycle marks, m may have scanned its stacks already and the former
  * owner not yet: what lies in it is shaded here. */
 int gc_stack_set(struct m *m, struct loam_stack *s, uintptr_t live, size_t bytes)
 {

@@ -1,6 +1,6 @@
 /* sweep.c - unmarked slots become free.
  *
- * Purpose     After the flip every span waits once for a sweeper: the collector in the background, an
+ * Purpose     After the [flip] every span waits once for a sweeper: the collector in the background, an
  *             allocator that looks for a slot, an allocator that pays for its growth.
  * Model       dead = allocs & ~marks; allocs &= marks; marks = scans = 0. A span without live objects
  *             returns to the page heap, the others to their mcentral.
@@ -42,8 +42,8 @@ static void count_swept(struct mspan *s, size_t freed)
     add_rlx(&gc.pages_swept, (uint64_t)s->npages);
 }
 
-/* s is ours (sg-1). keep: the caller wants it as a span to allocate from; true: it has a free slot
- * and stays the caller's. Otherwise it went back to the page heap or to its mcentral. */
+/* [sweep]: s is ours (sg-1). keep: the caller wants it as a span to allocate from; true: it has a free
+ * slot and stays the caller's. Otherwise it went back to the page heap or to its mcentral. */
 bool gc_sweep_span(struct mspan *s, bool keep)
 {
     _Atomic uint64_t *marks = mspan_marks(s);
@@ -133,7 +133,7 @@ static void wait_for_sweepers(void)
     }
 }
 
-/* [sweep.done]: called by the collector after H-GIVEBACK, so caches give back no unswept span any more.
+/* [sweep-done]: called by the collector after [H-GIVEBACK], so caches give back no unswept span any more.
  * First who moves spans to the lists has to be done, then the lists empty, then who took the last. */
 void gc_sweep_finish(void)
 {

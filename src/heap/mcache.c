@@ -13,7 +13,7 @@
  *             tests the alloc bit with acquire, so in a black run it finds the mark bit set.
  * From Go     mcache.go; differs: bump allocation through holes instead of a bit per object,
  *             allocate-black by run instead of by object, the live heap grows by the run.
- * Tests       tests/unit/test_heap.c, tests/api/alloc_basic.c
+ * Tests       tests/unit/test_heap.c, tests/api/alloc_basic.c, tests/model [alloc] [refill]
  */
 #include "heap/mcache.h"
 

@@ -15,9 +15,9 @@ struct run {
 };
 
 /* Invariants:
- *   [mcache.black]  from its thread's answer to H-BLACK to that to H-GIVEBACK every slot of every
- *                   run is marked and scanned.
- *   [mcache.gen]    sweepgen is heap.sweepgen as of the last answer to H-GIVEBACK; cached spans
+ *   [mcache.black]  from its thread's answer to [H-BLACK] to that to [H-GIVEBACK] every slot of
+ *                   every run is marked and scanned.
+ *   [mcache.gen]    sweepgen is heap.sweepgen as of the last answer to [H-GIVEBACK]; cached spans
  *                   carry sweepgen + 3.
  * Only its thread touches it, or who acts for that thread while it stands still. */
 struct mcache {
@@ -57,7 +57,7 @@ ALWAYS_INLINE struct run *mcache_run(struct mcache *c, uint32_t spanclass)
                                  : mcache_run_slow(c, spanclass);
 }
 
-/* Fill r with the next hole of its span, or of another span. Bytes added to it, 0: no memory. */
+/* [refill]: fill r with the next hole of its span or of another. Bytes added to it, 0: no memory. */
 size_t mcache_refill(struct mcache *c, struct run *r, uint32_t spanclass);
 
 /* A large object's span: pages only; then, after zeroing, publish (white or black as c is). */
@@ -71,13 +71,13 @@ void mcache_publish_alone(struct mcache *c, struct mspan *s); /* the same withou
 struct mspan *mcache_alloc_nested(struct mcache *c, size_t bytes, struct gctype *type);
 void mheap_fill_reserve(void); /* not nested; cheap when full */
 
-/* H-BLACK: from now on black. Returns the bytes newly marked. */
+/* [H-BLACK]: from now on black. Returns the bytes newly marked. */
 size_t mcache_blacken(struct mcache *c);
-/* H-GIVEBACK: give every cached span back to be swept, be white, adopt the new generation; and give up
+/* [H-GIVEBACK]: give every cached span back to be swept, be white, adopt the new generation; and give up
  * the cached pages if no run was filled since the last one. Lock-free. Returns bytes of unallocated
  * slots given back. */
 size_t mcache_give_back(struct mcache *c, uint32_t new_sweepgen);
-/* A thread ends: its spans return to their mcentrals in the present generation. */
+/* [exit]: its spans return to their mcentrals in the present generation. */
 size_t mcache_release(struct mcache *c);
 
 /* Bytes and slots not yet handed out, of span class sc; readable by others as an estimate that is

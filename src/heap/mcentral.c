@@ -93,7 +93,7 @@ struct mspan *mcentral_cache_span(struct mcache *c, struct mcentral *central)
     if (s != NULL) {
         return s;
     }
-    if (!c->black) { /* a black cache never sweeps: the lists of its past hold nothing unswept */
+    if (!c->black) { /* [refill]: black, it never sweeps: its past's lists hold nothing unswept */
         if (load_rlx(&heap.returned) != NULL) {
             mcentral_drain_returned();
         }

@@ -7,7 +7,7 @@
  * Invariants  [free.once]  who clears the alloc bit frees: a second free finds it clear and aborts.
  *             [free.phase]  busy: no handshake is answered meanwhile, so a phase once read stays near
  *             enough: marking cannot begin behind our back.
- * Tests       tests/api/free.c, tests/api/realloc.c, tests/model FREE
+ * Tests       tests/api/free.c, tests/api/realloc.c, tests/model [free]
  */
 #include "malloc/malloc.h"
 
@@ -23,6 +23,7 @@ static bool take_large(struct m *m, struct mspan *s)
     return s->sizeclass == 0 && !marks && mcentral_remove_large(s, m->cache.sweepgen);
 }
 
+/* [free] */
 static void free_object(struct m *m, struct mspan *s, size_t index)
 {
     size_t bytes = s->elem_size;

@@ -1,9 +1,10 @@
 /* malloc.c - allocation: the fast path, and where it goes when that is not enough.
  *
  * Purpose     A pointer's way into the world: size -> size class -> span class -> the thread's run.
- * Model       fast: xadd on run->ptr (one instruction: a signal handler on this thread sees it before
- *             or after), compare with run->end, look that run->end is still the same. Slow: the next
- *             hole, another span, pages; then what the growth costs: sweeping, assist, a new cycle.
+ * Model       [alloc], fast: xadd on run->ptr (one instruction: a signal handler on this thread sees it
+ *             before or after), compare with run->end, look that run->end is still the same. Slow,
+ *             [refill]: the next hole, another span, pages; then what the growth costs: sweeping,
+ *             assist, a new cycle.
  * Invariants  [malloc.zero]  what is returned reads as zero.
  *             [malloc.reentrant]  a signal handler of the program may allocate at any instruction: over
  *             the fast path it takes another slot or refills the run (then `end` differs and the

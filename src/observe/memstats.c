@@ -6,7 +6,7 @@
  *             nmalloc, then the runs. A refill opens its run before it counts it in nmalloc, so a
  *             thread that refills meanwhile makes mallocs too low, by a run at most, never too
  *             high; and what was reported once is not taken back. Only a thread that gives its runs
- *             back (H-GIVEBACK) could make it too high: seen by the sweep generations, then all is
+ *             back ([H-GIVEBACK]) could make it too high: seen by the sweep generations, then all is
  *             read again; when that goes on for long, mallocs stay as they were reported last.
  *             Exact whenever no other thread allocates at that moment. A slot that an allocation
  *             took and gave up, because a handshake gave its run back in that very moment (run_take
@@ -104,7 +104,7 @@ static void subtract_unused_locked(struct sample *s, uint32_t nspanclasses)
     }
 }
 
-/* Has every thread answered H-GIVEBACK of this generation? */
+/* Has every thread answered [H-GIVEBACK] of this generation? */
 static NO_SANITIZE bool all_of_generation_locked(uint32_t sweepgen)
 {
     for (const struct m *m = world.ms; m != NULL; m = m->next) {

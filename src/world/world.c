@@ -15,7 +15,7 @@
  * Ordering    request: release by the poster after world.fn, acquire in m_asked. ack and remaining:
  *             release by the answerer, acquire by the poster.
  * From Go     forEachP (ragged barrier) and preemptM; differs: every phase change is one.
- * Tests       tests/model (H-* steps), tests/api: threads.c, masked_thread.c, tests/stress
+ * Tests       tests/model, tests/api: threads.c, masked_thread.c, tests/stress
  */
 #include "world/world.h"
 
@@ -221,7 +221,7 @@ static void link_m_locked(struct m *m)
     world.nms++;
 }
 
-/* m answers what it still owes, hands over what it holds and leaves the registry. */
+/* [exit]: m answers what it still owes, hands over what it holds and leaves the registry. */
 static void unlink_m_locked(struct m *m)
 {
     uint32_t seq = load_acq(&m->request); /* acquire: as in m_answer */
@@ -298,7 +298,7 @@ static struct m *attach(void)
         return NULL;
     }
     world_delay(DELAY_STEP);
-    mutex_lock(&world.lock);
+    mutex_lock(&world.lock); /* [attach] */
     world.attach(m);
     store_rlx(&m->stop, load_rlx(&world.is_stopped) ? 1u : 0u);
     store_rlx(&m->request, load_rlx(&world.seq)); /* asked for nothing that was posted before */
@@ -432,7 +432,7 @@ static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
     for (size_t i = 0; i < words; i++) {
         m->context.regs[i] = ((const volatile uintptr_t *)sp)[i];
     }
-    /* release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which sets
+    /* [block]. release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which sets
      * request and then looks at state; one of the two sees the other. */
     store_sc(&m->state, M_BLOCKED);
 }
@@ -472,8 +472,8 @@ void m_exit_blocking(struct m *m)
         compiler_barrier();
         uint32_t state = M_BLOCKED;
         uint32_t stop = 0;
-        /* acquire: what was done in our name; pairs with unclaim. seq_cst: state, then stop; world_stop
-         * stores stop, then looks who stands still: one of the two sees the other. */
+        /* [unblock]. acquire: what was done in our name; pairs with unclaim. seq_cst: state, then stop;
+         * world_stop stores stop, then looks who stands still: one of the two sees the other. */
         bool running = cas_sc(&m->state, &state, M_RUNNING);
         if (running && (stop = load_sc(&m->stop)) != 0) {
             store_rel(&m->state, M_BLOCKED); /* release: as in m_enter_blocking */
@@ -509,7 +509,7 @@ void m_end_wait(struct m *m, struct m_wait *w)
 
 /* -- handshakes -------------------------------------------------------------------------------- */
 
-/* Keep m where it stands; false: it runs. */
+/* [block]: keep m where it stands; false: it runs. */
 static bool claim(struct m *m, uint32_t *state)
 {
     /* seq_cst: after the store of request; pairs with m_enter_blocking. */

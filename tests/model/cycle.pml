@@ -639,7 +639,7 @@ end:
             pick(tm2, L[t] & SCANOBJ); tm2 = fld[tm2]; tolocal(t, tm2); tm2 = 0; DONE }
     :: atomic { RUNS(t) && L[t] -> pick(o, L[t]); L[t] = L[t] & ~OB(o); o = 0; DONE }
 
-    /* allocate */
+    /* [alloc], [refill] */
     :: atomic { RUNS(t) && rest[t] ->
             pick(tm2, rest[t]); rest[t] = rest[t] & ~OB(tm2); fld[tm2] = 0;
 #ifndef ALLOC_UNSWEPT
@@ -693,7 +693,7 @@ end:
     :: atomic { st[t] == SLOW && buf[t] -> handover(t); DONE }
 #endif
 
-    /* a full buffer */
+    /* [buffer-full] */
 #ifndef FINE
     :: atomic { RUNS(t) && FULL(t) -> CONS_PICK handover(t) CONS_END; DONE }
 #else
@@ -726,7 +726,7 @@ end:
 #endif
 
 #ifdef FREE
-    /* loam_free: the slot is free at once, and what it pointed to is shaded */
+    /* [free]: loam_free. The slot is free at once, and what it pointed to is shaded */
     :: atomic { RUNS(t) && L[t] ->
             pick(tm2, L[t]);
             c_code { now.tmp = sole(Pthread->t, now.tm2); };
@@ -745,7 +745,8 @@ end:
 #endif
 
 #ifdef ROOTS
-    /* loam_add_roots, loam_pin: what becomes a root is shaded; removal shades nothing, dlclose cannot */
+    /* [add-root]: loam_add_roots, loam_pin shade what becomes a root. [remove-root]: the code shades, where it
+       can; dlclose cannot, so here nothing is shaded */
     :: atomic { RUNS(t) && root -> tolocal(t, root); DONE }
     :: atomic { RUNS(t) && !root && L[t] ->
             pick(root, L[t]);
@@ -761,7 +762,7 @@ end:
 #endif
 
 #ifdef PARK
-    /* plain reads and writes of a thread's own loam_stack; taking over another's shades what it holds */
+    /* [stack]: plain reads and writes of a thread's own loam_stack; taking over another's shades what it holds */
     :: atomic { RUNS(t) && (pko & TB(t)) && pk -> tolocal(t, pk); DONE }
     :: atomic { RUNS(t) && (pko & TB(t)) -> if :: pk = 0 :: L[t] -> pick(pk, L[t]) fi; DONE }
     :: atomic { RUNS(t) && !(pko & TB(t)) ->
@@ -773,6 +774,7 @@ end:
 #endif
 
 #ifdef WEAK
+    /* [weak] */
     :: atomic { RUNS(t) && !wk && L[t] -> pick(wk, L[t]); DONE }
 #ifdef WEAK_TORN
     :: atomic { RUNS(t) && wk -> look[t] = 1 + (markdone || gen[SPANOF(wk)] == UNSWEPT); st[t] = LOOKING; DONE }
@@ -799,7 +801,7 @@ end:
 #endif
 
 #ifdef EPH
-    /* loam_ephemeron_make(key, value): eo is the new ephemeron; the value is stored as any pointer is */
+    /* [ephemeron]: loam_ephemeron_make(key, value). eo is the new ephemeron; the value is stored as any pointer is */
     :: atomic { RUNS(t) && !eo && (L[t] & SCANOBJ) ->
             pick(eo, L[t] & SCANOBJ);
             if
@@ -823,7 +825,7 @@ end:
 #endif
 
 #ifdef THREADS
-    /* the end of a thread */
+    /* [exit]: the end of a thread */
     :: atomic { RUNS(t) ->
 #ifdef EXIT_DROPS
             buf[t] = 0;
@@ -837,7 +839,7 @@ end:
             if :: (pko & TB(t)) -> pko = 3 & ~TB(t); pk = 0 :: else fi;
 #endif
             L[t] = 0; black[t] = 0; alive = alive & ~TB(t); req = req & ~TB(t); DONE }
-    /* a new one: the phase and the registry in one step */
+    /* [attach]: a new one takes the phase and enters the registry in one step */
     :: atomic { !(alive & TB(t)) ->
             alive = alive | TB(t);
 #ifndef ATT_STALE
@@ -853,6 +855,7 @@ end:
 #endif
 
 #ifdef BLOCK
+    /* [block], [unblock] */
     :: atomic { RUNS(t) -> st[t] = BLOCKED; DONE }
 #ifdef BK_NOLOCK
     :: atomic { st[t] == BLOCKED ->
@@ -867,7 +870,7 @@ end:
 #endif
 
 #ifdef FORK
-    /* the child: this thread alone, no cycle */
+    /* [fork]: the child has this thread alone, and no cycle */
     :: atomic { RUNS(t) ->
             alive = TB(t); L[1-t] = 0; buf[0] = 0; buf[1] = 0; st[1-t] = IDLE;
             tm2 = 1-t; giveback(tm2); tm2 = 0; black[0] = 0; black[1] = 0;
@@ -896,7 +899,7 @@ end:
 #endif
 
 #ifdef BLOCK
-/* The collector acts for a blocked thread: claims it, so that it cannot return, and acknowledges. */
+/* [block]: the collector acts for a blocked thread: claims it, so that it cannot return, and acknowledges. */
 proctype proxy() {
 end:
     do
