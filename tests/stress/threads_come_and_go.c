@@ -55,7 +55,7 @@ static pthread_key_t key;
 static void *live(void *arg)
 {
     EXPECT_EQ(loam_attach(), 0);
-    bool barrier_on = loam_write_barrier != 0;
+    bool amid = barrier_is_on();
     item *given = arg;
     struct rng rng = rng_stream(atomic_fetch_add(&started, 1));
     if (given != NULL) {
@@ -78,8 +78,7 @@ static void *live(void *arg)
     }
     list_check(in_tls);
     list_check(pthread_getspecific(key));
-    barrier_on = barrier_on || loam_write_barrier != 0;
-    atomic_fetch_add(&amid_cycle, barrier_on ? 1 : 0);
+    atomic_fetch_add(&amid_cycle, amid || barrier_is_on() ? 1 : 0);
     return loam_pin(list);
 }
 

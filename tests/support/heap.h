@@ -11,6 +11,12 @@
 
 enum { SCRUB_BYTES = 48 * 1024, DEEP_BYTES = 24 * 1024 };
 
+/* Does a cycle mark at this moment?  The library stores the flag atomically; ThreadSanitizer wants the same here. */
+static inline bool barrier_is_on(void)
+{
+    return __atomic_load_n(&loam_write_barrier, __ATOMIC_RELAXED) != 0;
+}
+
 /* Zero the registers that a call may clobber. */
 static inline void scrub_registers(void)
 {
