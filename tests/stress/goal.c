@@ -1,10 +1,9 @@
 /* Threads that allocate flat out beside a live heap of lists and trees do not drive it past the goal of the cycle.
  *
- * The cycle in the middle ends at 1.4 times its goal at most, from 400 MiB on at 1.15.  The worst one stays within the
- * room that Go's pacer gives a cycle that finds more than the last one, 1.1 * (1 + GOGC / 100) times the goal, and what
- * the allocators get while a handshake waits for a thread that the kernel does not run: TIDE_BYTES, for an allocator at
- * the goal goes on at a run of 8 KiB each 100 us.  Measured on two processors that thirty other threads wanted, too: in
- * the middle 1.00 to 1.06 at 400 MiB, 1.00 to 1.15 at 64 MiB, 1.08 to 1.24 at 8 MiB; the worst ones 1.21, 1.42, 3.1.
+ * The cycle in the middle ends at 1.4 times its goal at most, from 400 MiB on at 1.15.  Measured on two processors that
+ * thirty other threads wanted, too: 1.00 to 1.06 at 400 MiB, 1.00 to 1.19 at 64 MiB, 1.08 to 1.24 at 8 MiB.  The worst
+ * one is printed only: it is not bounded.  An allocator at the goal goes on at a run of 8 KiB each 100 us, however long a
+ * handshake waits for a thread that the kernel does not run; 1.2, 1.4 and 7.2 times the goal were seen.
  *
  * Each case is a process of its own, whose cycles are read from GODEBUG=gcpacertrace=1: the heap when marking ended, and
  * the goal set before it began.
@@ -50,7 +49,6 @@ static node *list_new(size_t length)
 }
 
 enum { DEPTH = 10, CHUNK = (1 << (DEPTH + 1)) - 1, ALLOCATORS = 4, MOST_CYCLES = 40 };
-#define TIDE_BYTES (32 << 20)
 
 /* Half of it trees, half of it lists. */
 static node **live;
@@ -154,7 +152,6 @@ static size_t read_cycles(const char *text, struct cycle *cycles, size_t most)
 
 static void check_cycles(const struct hold *h, struct cycle *cycles, size_t count)
 {
-    double most_of_all = 1.1 * (1 + h->percent / 100.0);
     qsort(cycles, count, sizeof cycles[0], compare);
     double middle = ratio(&cycles[count / 2]);
     printf(
@@ -164,11 +161,6 @@ static void check_cycles(const struct hold *h, struct cycle *cycles, size_t coun
     fflush(stdout);
     EXPECT_MSG(middle <= (h->live_mib < 400 ? 1.4 : 1.15),
                "half of the cycles end above %.3f times their goal", middle);
-    for (size_t i = 0; i < count; i++) {
-        EXPECT_MSG((double)cycles[i].ended < most_of_all * (double)cycles[i].goal + TIDE_BYTES,
-                   "a cycle ends with %" PRIu64 " bytes, its goal was %" PRIu64, cycles[i].ended,
-                   cycles[i].goal);
-    }
 }
 
 static void run_hold(const struct hold *h)
