@@ -272,7 +272,8 @@ LOAM_API void loam_stack_remove(loam_stack *s);
 LOAM_API int loam_attach(void);
 
 /* The opposite; automatic at thread exit. The thread holds no heap pointers afterwards, until it
- * attaches again. */
+ * attaches again. Its loam_stacks belong to no thread from now on: whoever goes on with one, this thread
+ * too, says so by loam_stack_set. */
 LOAM_API void loam_detach(void);
 
 /* Optional, around a long wait or computation that touches no heap memory: the collector answers
