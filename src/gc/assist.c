@@ -14,6 +14,7 @@
 enum {
     ASSIST_NS = 100000,    /* longest marking stretch of an allocation */
     ASSIST_MIN = 32 << 10, /* bytes of scan work worth beginning for */
+    WAIT_NS = 100000,      /* for the collector's next step, close to the goal */
 };
 
 static int64_t take_credit(int64_t debt)
@@ -29,11 +30,16 @@ static int64_t take_credit(int64_t debt)
 }
 
 /* Over the goal, with nothing to mark: before the mark phase and between its rounds the caller lets the
- * threads that have not yet answered have the processor. */
-static bool must_wait(void)
+ * threads that have not yet answered have the processor. Far over it, longer: there the collector has not had
+ * one for milliseconds. 0: not at all. */
+static int64_t must_wait_ns(void)
 {
     uint64_t goal = load_rlx(&gc.pacer.assist_goal);
-    return goal != 0 && load_rlx(&gc.live) > goal && (load_acq(&gc.phase) != GC_OFF || gc_is_due());
+    uint64_t live = load_rlx(&gc.live);
+    if (goal == 0 || live <= goal || (load_acq(&gc.phase) == GC_OFF && !gc_is_due())) {
+        return 0;
+    }
+    return live - goal < goal / 8 ? WAIT_NS : 10 * WAIT_NS;
 }
 
 static int64_t owed(size_t bytes)
@@ -74,9 +80,10 @@ void gc_assist(struct m *m, size_t bytes)
             return;
         }
     }
-    if (must_wait()) {
+    int64_t wait = must_wait_ns();
+    if (wait != 0) {
         int64_t begin = os_nanotime();
-        gc_wait_progress(m);
+        gc_wait_progress(m, wait);
         m_count_pause(m, os_nanotime() - begin); /* no processor's time: not gc.assist_time */
     }
 }

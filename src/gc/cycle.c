@@ -171,10 +171,9 @@ static void step_done(void)
 }
 
 /* The heap is over its goal and the collector has not yet come so far that the caller could help by
- * marking: the threads that keep it from getting on need the processors. At most WAIT_NS. */
-void gc_wait_progress(struct m *m)
+ * marking: the threads that keep it from getting on need the processors. Until its next step. */
+void gc_wait_progress(struct m *m, int64_t most_ns)
 {
-    enum { WAIT_NS = 100000 };
     uint32_t seen = load_acq(&gc.progress);
     if (m->busy != 0) {
         return;
@@ -182,7 +181,7 @@ void gc_wait_progress(struct m *m)
     struct m_wait wait;
     m_begin_wait(m, &wait);
     atomic_fetch_add_explicit(&gc.progress_waiters, 1, memory_order_seq_cst);
-    os_futex_wait(&gc.progress, seen, WAIT_NS);
+    os_futex_wait(&gc.progress, seen, most_ns);
     sub_rlx(&gc.progress_waiters, 1u);
     m_end_wait(m, &wait);
 }

@@ -122,9 +122,9 @@ void gc_wake(void);
 void gc_stress(struct m *m); /* as many allocations as GODEBUG gcstress says were made */
 int gc_set_percent(struct m *m, int percent); /* the old value */
 int64_t gc_set_min_heap(struct m *m, int64_t bytes);
-void gc_wait_progress(struct m *m); /* a moment, for the cycle to get on */
-void gc_stop_world(void);           /* ended by world_start */
-bool gc_emergency(struct m *m);     /* before an allocation fails; false: nothing to hope for */
+void gc_wait_progress(struct m *m, int64_t most_ns); /* for the cycle to get on */
+void gc_stop_world(void);                            /* ended by world_start */
+bool gc_emergency(struct m *m); /* before an allocation fails; false: nothing to hope for */
 
 /* Live bytes that go before the next cycle finds out; never below zero. */
 ALWAYS_INLINE void gc_live_sub(uint64_t bytes)
