@@ -417,6 +417,14 @@ struct blocking {
     uintptr_t frame_end;
 };
 
+/* Apart, for the sanitizer has to see it. */
+static NOINLINE void say_blocked(struct m *m)
+{
+    /* [block]. release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which sets
+     * request and then looks at state; one of the two sees the other. */
+    store_sc(&m->state, M_BLOCKED);
+}
+
 /* Where the thread is, then that it blocks. No handler of ours answers in between, or the context would
  * be that of a frame that is left. */
 static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
@@ -432,12 +440,10 @@ static NO_SANITIZE void block_spilled(void *arg, uintptr_t sp)
     for (size_t i = 0; i < words; i++) {
         m->context.regs[i] = ((const volatile uintptr_t *)sp)[i];
     }
-    /* [block]. release: the context; pairs with the claim. seq_cst: pairs with world_handshake, which sets
-     * request and then looks at state; one of the two sees the other. */
-    store_sc(&m->state, M_BLOCKED);
+    say_blocked(m);
 }
 
-NO_SANITIZE void m_enter_blocking(struct m *m, uintptr_t frame_end)
+void m_enter_blocking(struct m *m, uintptr_t frame_end)
 {
     if (m->blocking_depth++ > 0) {
         return;
@@ -494,7 +500,7 @@ void m_exit_blocking(struct m *m)
     }
 }
 
-NO_SANITIZE void m_begin_wait(struct m *m, struct m_wait *w)
+void m_begin_wait(struct m *m, struct m_wait *w)
 {
     _Static_assert(sizeof(sigset_t) <= sizeof w->signals, "the mask fits");
     block_signals((sigset_t *)w->signals);
