@@ -14,7 +14,9 @@
  * sequence apart; -DFINE takes apart the worker, the sweeper and the emptying of a full buffer.
  *
  * Instance: NS, SPS, NOSCAN (set of the spans whose objects hold no pointers), NL0 and NL1 (locals of each thread).
- * Options:  SEQ FINE THREADS BLOCK WEAK EPH FREE FORK ROOTS CONS PARK LIVE NOSYM.  Variants: see run.sh.
+ * Options:  SEQ FINE THREADS BLOCK WEAK EPH FREE FORK (with THREADS) ROOTS CONS PARK NOSYM.  Variants: see run.sh.
+ * LIVE:     does every cycle end?  Signals come from processes of their own, which fairness makes go on, and a thread
+ *           that is blocked or has ended may stay so.  The label `progress` is a cycle's begin.
  */
 #ifndef NS
 #define NS 2
@@ -69,6 +71,7 @@
 #define PUSHING  6     /* FINE: marked, not queued yet; busy */
 #define SWAPPED  7     /* SEQ: after the exchange, the old value not buffered yet; busy */
 #define LOOKING  8     /* WEAK_TORN: has looked at the sweep generation, not at the mark yet; busy */
+#define FREEING  9     /* FREE_APART: has looked at the phase, not marked yet; busy */
 
 /* The heap.  alloc holds the slots of the runs too. */
 byte alloc, mark, scanned;
@@ -134,6 +137,9 @@ byte fb[2];            /* what a thread is moving from its full buffer to the ma
 #endif
 #ifdef WEAK_TORN
 byte look[2];
+#endif
+#ifdef FREE_APART
+byte fr[2];            /* what the thread frees */
 #endif
 
 c_decl {
@@ -255,6 +261,9 @@ c_code {
 #endif
 #ifdef WEAK_TORN
             to->look[t] = from->look[t ^ w];
+#endif
+#ifdef FREE_APART
+            to->fr[t] = p->obj[from->fr[t ^ w]];
 #endif
         }
 #ifdef THREADS
@@ -579,9 +588,9 @@ inline tolocal(t, v) {
 
 #define RUNS(t)   (st[t] == IDLE && (alive & TB(t)))
 #ifdef SLOW_ACK
-#define CANACK(t) (req & TB(t))
+#define CANACK(t) (req & alive & TB(t))
 #else
-#define CANACK(t) ((req & TB(t)) && (st[t] == IDLE || st[t] == FAST || st[t] == STORED))
+#define CANACK(t) ((req & alive & TB(t)) && (st[t] == IDLE || st[t] == FAST || st[t] == STORED))
 #endif
 #ifdef NO_RESTART
 #define RESTART(t)
@@ -618,6 +627,13 @@ inline weakmark(t, x) {
     :: READ0(t) || markdone -> skip
     fi
 }
+
+/* Does a cycle mark?  FREE_IN_END: or has it done so, and not flipped yet. */
+#ifdef FREE_IN_END
+#define FREE_MARKS (markdone || (hs != H_NONE && hs != H_GIVEBACK))
+#else
+#define FREE_MARKS (!markdone && hs != H_NONE && hs != H_GIVEBACK)
+#endif
 
 #define REFILLSTEP(s) :: CANREFILL(t,s) -> refill(t, s)
 #define CANREFILL_T(s) CANREFILL(t,s)
@@ -732,8 +748,15 @@ end:
             c_code { now.tmp = sole(Pthread->t, now.tm2); };
             if
             :: tmp -> tmp = 0;
+#ifdef FREE_APART
+                if
+                :: FREE_MARKS -> fr[t] = tm2; st[t] = FREEING
+                :: else -> L[t] = L[t] & ~OB(tm2); alloc = alloc & ~OB(tm2)
+                fi;
+#else
                 L[t] = L[t] & ~OB(tm2); alloc = alloc & ~OB(tm2);
-#ifndef FREE_UNSHADED
+#endif
+#if !defined(FREE_UNSHADED) && !defined(FREE_APART)
                 shade(t, OB(fld[tm2]));
 #endif
 #ifdef WEAK
@@ -742,6 +765,12 @@ end:
                 tm2 = 0
             :: else -> tm2 = 0
             fi; DONE }
+#ifdef FREE_APART
+    /* the same as the code does it: a look at the phase, later what the object points to is marked at once */
+    :: atomic { st[t] == FREEING ->
+            markset(OB(fld[fr[t]])); if :: tmp -> unclean = 1 :: else fi; tmp = 0;
+            L[t] = L[t] & ~OB(fr[t]); alloc = alloc & ~OB(fr[t]); fr[t] = 0; st[t] = IDLE; DONE }
+#endif
 #endif
 
 #ifdef ROOTS
@@ -838,7 +867,14 @@ end:
 #ifdef PARK
             if :: (pko & TB(t)) -> pko = 3 & ~TB(t); pk = 0 :: else fi;
 #endif
-            L[t] = 0; black[t] = 0; alive = alive & ~TB(t); req = req & ~TB(t); DONE }
+            L[t] = 0; black[t] = 0; alive = alive & ~TB(t);
+#ifndef EXIT_OWES
+            req = req & ~TB(t);
+#endif
+            DONE }
+#ifdef LIVE
+    :: atomic { !(alive & TB(t)) -> DONE }      /* perhaps nobody comes */
+#endif
     /* [attach]: a new one takes the phase and enters the registry in one step */
     :: atomic { !(alive & TB(t)) ->
             alive = alive | TB(t);
@@ -857,6 +893,9 @@ end:
 #ifdef BLOCK
     /* [block], [unblock] */
     :: atomic { RUNS(t) -> st[t] = BLOCKED; DONE }
+#ifdef LIVE
+    :: atomic { st[t] == BLOCKED -> DONE }      /* for as long as it likes */
+#endif
 #ifdef BK_NOLOCK
     :: atomic { st[t] == BLOCKED ->
 #else
@@ -1169,7 +1208,7 @@ init {
 #ifdef LIVE
         run signal(0); run signal(1);
 #endif
-#ifdef BLOCK
+#if defined(BLOCK) && !defined(NO_PROXY)
         run proxy();
 #endif
     }
