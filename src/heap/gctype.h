@@ -39,7 +39,7 @@ struct gctype {
     loam_type descriptor;    /* what loam_type_make gives */
     struct gctype *next;     /* in its hash bucket */
     _Atomic uint32_t single; /* span class of one object; 0: not yet made, or large */
-    _Atomic uint32_t spanclass[NUM_SIZE_CLASSES]; /* 0: not yet made; [0] large */
+    _Atomic uint32_t spanclass[NUM_SIZE_CLASSES]; /* by heap_spanclass; 0: not yet made */
 };
 
 extern HIDDEN struct gctype gctype_noscan;       /* loam_alloc_noscan */

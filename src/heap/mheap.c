@@ -424,11 +424,24 @@ struct mcentral *mcentral_of(uint32_t spanclass)
     return &chunk[spanclass % SPANCLASS_CHUNK];
 }
 
+/* Untyped memory is searched by word: it finds all that a mask, a list of fields or a tail names. */
+static uint32_t spanclass_substitute(const struct gctype *type, unsigned sizeclass)
+{
+    switch (type->kind) {
+    case SCAN_FN:
+        return SPANCLASS_LARGE;
+    case SCAN_NONE:
+        return 2 * sizeclass + 1;
+    default:
+        return 2 * sizeclass;
+    }
+}
+
 static uint32_t spanclass_make_locked(struct gctype *type, unsigned sizeclass)
 {
     uint32_t id = load_rlx(&heap.nspanclasses);
-    if (id == MAX_SPANCLASSES) {
-        return 0;
+    if (id >= MAX_SPANCLASSES - (type->kind == SCAN_FN ? 0 : SCAN_FN_SPANCLASSES)) {
+        return spanclass_substitute(type, sizeclass);
     }
     if (load_rlx(&heap.centrals[id / SPANCLASS_CHUNK]) == NULL) {
         struct mcentral *chunk = persistentalloc(SPANCLASS_CHUNK * sizeof *chunk, CACHE_LINE,

@@ -20,10 +20,13 @@ enum {
     ARENA_PAGES = 8192, /* 64 MiB */
     BITS_WORDS = 32,    /* 256 bytes of mark, alloc and scanned bits per page */
 
-    /* Span classes 2*c (conservative) and 2*c+1 (noscan) are fixed; those of declared types follow. */
+    /* Span classes 2*c (conservative) and 2*c+1 (noscan) are fixed; those of declared types follow. The
+     * last ones are kept for types that only a function can scan: for others there is a substitute. */
     NUM_FIXED_SPANCLASSES = 2 * NUM_SIZE_CLASSES,
     SPANCLASS_CHUNK = 64,
     MAX_SPANCLASSES = 256 * SPANCLASS_CHUNK,
+    SCAN_FN_SPANCLASSES = 16 * SPANCLASS_CHUNK,
+    SPANCLASS_LARGE = 1, /* each object has a span to itself, as a large one: no run, no id */
 };
 
 /* What the marker needs of a page, in one word; 0: no object here.
@@ -214,7 +217,9 @@ bool heap_find_object(uintptr_t addr, struct mspan **span, size_t *index);
 
 struct mcentral *mcentral_of(uint32_t spanclass);
 
-/* The span class of objects of `type` in `sizeclass`, made at first use. 0: no memory or too many. */
+/* The span class of objects of `type` in `sizeclass`, made at first use. When no id is left: that of
+ * untyped or noscan memory of the size class, or SPANCLASS_LARGE if only a function can scan the type.
+ * 0: no memory. */
 uint32_t heap_spanclass(struct gctype *type, unsigned sizeclass);
 
 /* Pages for a span; from c's page cache when that can serve it. The span is filled in but not yet

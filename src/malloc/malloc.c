@@ -206,12 +206,24 @@ static unsigned class_for(const struct gctype *type, size_t bytes)
     return type->align == 16 ? size_to_class_align16(bytes) : size_to_class(bytes);
 }
 
+static COLD void warn_of_substitute(void)
+{
+    static _Atomic bool told;
+    if (!xchg_rlx(&told, true)) { /* relaxed: a flag alone */
+        warnf("more pairs of type and size class than there is room for: objects of new ones are "
+              "searched as untyped memory; of LOAM_TYPE_SCANNED each takes whole pages");
+    }
+}
+
 /* Locks are taken while busy only. */
 static NOINLINE uint32_t make_spanclass(struct m *m, struct gctype *type, unsigned sizeclass)
 {
     m_enter(m);
     uint32_t id = heap_spanclass(type, sizeclass);
     m_leave(m);
+    if (unlikely(id != 0 && id < NUM_FIXED_SPANCLASSES)) {
+        warn_of_substitute();
+    }
     return id;
 }
 
@@ -266,8 +278,8 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
         return malloc_large(m, type, bytes);
     }
     uint32_t spanclass = spanclass_for(m, type, class_for(type, bytes));
-    if (unlikely(spanclass == 0)) {
-        return out_of_memory();
+    if (unlikely(spanclass <= SPANCLASS_LARGE)) {
+        return spanclass == 0 ? out_of_memory() : malloc_large(m, type, bytes);
     }
     struct run *r = spanclass < NUM_FIXED_SPANCLASSES ? &m->cache.runs[spanclass] : NULL;
     if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
@@ -339,7 +351,8 @@ void *loam_new(const loam_type *type, size_t count)
     uintptr_t p;
     if (likely(t != NULL) && likely(m != NULL) && likely(count == 1)) {
         uint32_t sc = load_rlx(&t->single); /* relaxed: a number; the run is the thread's own */
-        struct run *chunk = m->cache.typed[sc / SPANCLASS_CHUNK]; /* NULL for span class 0 */
+        /* NULL for span class 0; the fixed ones, substitutes, have no chunk or an empty run in it. */
+        struct run *chunk = m->cache.typed[sc / SPANCLASS_CHUNK];
         if (likely(chunk != NULL) && run_take(&chunk[sc % SPANCLASS_CHUNK], &p)) {
             return (void *)p;
         }
