@@ -351,7 +351,8 @@ LOAM_API void loam_keep_alive(const void *p);
 
 /* ---- How the macros are built -------------------------------------------------------------------
  *
- * Nothing below is for programs: names that end in _ may change.
+ * Nothing below is for programs: names that end in _ may change. Parameters begin with loam_: a
+ * program may call its types and globals anything, and -Wshadow says nothing.
  *
  * loam_write_barrier is nonzero while the barrier is on. A thread that acknowledged the handshake
  * between its test of it and the store would lose an object. So test and store are one restartable
@@ -400,7 +401,7 @@ extern LOAM_API const volatile uint32_t loam_write_barrier;
 typedef void *__attribute__((__may_alias__)) loam_word_;
 
 /* *slot = value, with the barrier. The slot is an input: an asm goto has no outputs in gcc 10. */
-LOAM_INLINE_ void loam_set_(void *slot, const void *value)
+LOAM_INLINE_ void loam_set_(void *loam_slot_, const void *loam_value_)
 {
 #if defined(__x86_64__) && !defined(LOAM_STORE_CALLS_)
     __asm__ goto("1:\t{cmpl $0, %[on]|cmp %[on], 0}\n\t"
@@ -408,8 +409,8 @@ LOAM_INLINE_ void loam_set_(void *slot, const void *value)
                  "{movq %[value], %[slot]|mov %[slot], %[value]}\n" /* x86 stores release */
                  LOAM_STORE_NOTE_
                  :
-                 : [on] "m"(loam_write_barrier), [value] "r"(value),
-                   [slot] "m"(*LOAM_CAST_(loam_word_ *, slot))
+                 : [on] "m"(loam_write_barrier), [value] "r"(loam_value_),
+                   [slot] "m"(*LOAM_CAST_(loam_word_ *, loam_slot_))
                  : "memory", "cc"
                  : slow);
     return;
@@ -419,19 +420,19 @@ slow:
                  "cbnz w16, %l[slow]\n\t"
                  "stlr %x[value], [%x[slot]]\n" LOAM_STORE_NOTE_
                  :
-                 : [on] "m"(loam_write_barrier), [value] "rZ"(value), [slot] "r"(slot)
+                 : [on] "m"(loam_write_barrier), [value] "rZ"(loam_value_), [slot] "r"(loam_slot_)
                  : "memory", "x16"
                  : slow);
     return;
 slow:
 #endif
-    loam_store(slot, value);
+    loam_store(loam_slot_, loam_value_);
 }
 
 /* Saturates: SIZE_MAX is what loam_alloc refuses. */
-LOAM_INLINE_ size_t loam_pointer_bytes_(size_t count)
+LOAM_INLINE_ size_t loam_pointer_bytes_(size_t loam_count_)
 {
-    return count > SIZE_MAX / sizeof(void *) ? SIZE_MAX : count * sizeof(void *);
+    return loam_count_ > SIZE_MAX / sizeof(void *) ? SIZE_MAX : loam_count_ * sizeof(void *);
 }
 
 #ifdef __cplusplus
@@ -455,10 +456,10 @@ LOAM_INLINE_ size_t loam_pointer_bytes_(size_t count)
                                      : ((void)((lv) = (v)), (uintptr_t)0)))
 #define LOAM_IS_WORD_(lv) (sizeof(lv) == sizeof(void *) && __builtin_classify_type(lv) != 8)
 
-LOAM_INLINE_ uintptr_t loam_set_word_(void *slot, uintptr_t word)
+LOAM_INLINE_ uintptr_t loam_set_word_(void *loam_slot_, uintptr_t loam_value_)
 {
-    loam_set_(slot, (const void *)word);
-    return word;
+    loam_set_(loam_slot_, (const void *)loam_value_);
+    return loam_value_;
 }
 
 #define LOAM_TYPEOF_(T) ((const loam_type *)&T##_loam_type_)
@@ -497,32 +498,34 @@ template <class T> struct loam_same_ {
 };
 
 /* value takes no part in deduction: NULL, nullptr and pointers to derived classes convert. */
-template <class T> LOAM_INLINE_ T *loam_assign_(T *&slot, typename loam_same_<T *>::type value)
+template <class T>
+LOAM_INLINE_ T *loam_assign_(T *&loam_slot_, typename loam_same_<T *>::type loam_value_)
 {
-    loam_set_(&slot, reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(value)));
-    return value;
+    loam_set_(&loam_slot_,
+              reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(loam_value_)));
+    return loam_value_;
 }
 template <class T>
-LOAM_INLINE_ T *loam_assign_(T *volatile &slot, typename loam_same_<T *>::type value)
+LOAM_INLINE_ T *loam_assign_(T *volatile &loam_slot_, typename loam_same_<T *>::type loam_value_)
 {
-    return loam_assign_(const_cast<T *&>(slot), value);
+    return loam_assign_(const_cast<T *&>(loam_slot_), loam_value_);
 }
-LOAM_INLINE_ uintptr_t loam_assign_(uintptr_t &slot, uintptr_t value)
+LOAM_INLINE_ uintptr_t loam_assign_(uintptr_t &loam_slot_, uintptr_t loam_value_)
 {
-    loam_set_(&slot, reinterpret_cast<const void *>(value));
-    return value;
+    loam_set_(&loam_slot_, reinterpret_cast<const void *>(loam_value_));
+    return loam_value_;
 }
-LOAM_INLINE_ uintptr_t loam_assign_(volatile uintptr_t &slot, uintptr_t value)
+LOAM_INLINE_ uintptr_t loam_assign_(volatile uintptr_t &loam_slot_, uintptr_t loam_value_)
 {
-    return loam_assign_(const_cast<uintptr_t &>(slot), value);
+    return loam_assign_(const_cast<uintptr_t &>(loam_slot_), loam_value_);
 }
 /* std::atomic of a pointer or of uintptr_t, known without <atomic> by its members. */
 template <class A>
-LOAM_INLINE_ typename A::value_type loam_assign_(A &slot, typename A::value_type value)
+LOAM_INLINE_ typename A::value_type loam_assign_(A &loam_slot_, typename A::value_type loam_value_)
 {
     static_assert(A::is_always_lock_free && sizeof(A) == sizeof(void *), "LOAM_SET needs a word");
-    loam_assign_(reinterpret_cast<typename A::value_type &>(slot), value);
-    return value;
+    loam_assign_(reinterpret_cast<typename A::value_type &>(loam_slot_), loam_value_);
+    return loam_value_;
 }
 } /* extern "C++" */
 
@@ -621,12 +624,12 @@ LOAM_INLINE_ typename A::value_type loam_assign_(A &slot, typename A::value_type
     (sizeof(LOAM_IN_(T).tail[0]) % sizeof(void *) == 0 && \
      __builtin_offsetof(T, tail) % sizeof(void *) == 0)
 
-#define LOAM_TYPE_SCANNED_(T, fn)                                                         \
-    static __attribute__((__unused__)) void T##_loam_scan_(const void *obj, size_t bytes, \
-                                                           loam_marker *m)                \
-    {                                                                                     \
-        fn(LOAM_CAST_(const T *, obj), bytes, m);                                         \
-    }                                                                                     \
+#define LOAM_TYPE_SCANNED_(T, fn)                                             \
+    static __attribute__((__unused__)) void T##_loam_scan_(                   \
+        const void *loam_obj_, size_t loam_bytes_, loam_marker *loam_marker_) \
+    {                                                                         \
+        fn(LOAM_CAST_(const T *, loam_obj_), loam_bytes_, loam_marker_);      \
+    }                                                                         \
     LOAM_DESCRIPTOR_(T, "", LOAM_NULL_, 0, LOAM_TYPE_IS_SCANNED, 0, 0, T##_loam_scan_)
 
 #endif /* LOAM_H */

@@ -1,8 +1,8 @@
 #!/bin/sh
 # compile_all.sh - the public headers under every compiler and linker that is here.
 #
-# Claims: (1) every header alone, use_all.* and two_tus* compile without a warning in C99 and later
-# and in C++17 and later; (2) each bad/*.c is refused, with the text after "expect:" in its first
+# Claims: (1) every header alone, use_all.*, names.* and two_tus* compile without a warning in C99 and
+# later and in C++17 and later; (2) each bad/*.c is refused, with the text after "expect:" in its first
 # line, an extended regular expression, among the messages; (3) two_tus links and runs in every way
 # a program may be linked.
 # Usage: compile_all.sh [-v] [include-directory]. Prints one line per tool and what failed; exit
@@ -77,8 +77,10 @@ for cc in gcc clang aarch64-linux-gnu-gcc; do
             try "$cc -std=$std ${f##*/}" $cc -std=$std $warn -I"$include" -c "$f" -o "$obj"
         done
         for opt in -O0 -O2; do
-            try "$cc -std=$std $opt use_all.c" \
-                $cc -std=$std $opt $warn -I"$include" -c "$here/use_all.c" -o "$obj"
+            for f in use_all.c names.c; do
+                try "$cc -std=$std $opt $f" \
+                    $cc -std=$std $opt $warn -I"$include" -c "$here/$f" -o "$obj"
+            done
         done
         for bad in "$here"/bad/*.c; do
             refuse "$bad" $cc -std=$std $warn -I"$include" -c -o "$obj"
@@ -115,7 +117,7 @@ for cxx in g++ clang++; do
             case $opt in *zero*) no=-Wno-zero-as-null-pointer-constant ;; *) no= ;; esac
             try "$cxx -std=$std $opt use_all.cpp" \
                 $cxx -std=$std $opt $warn $no -I"$include" -c "$here/use_all.cpp" -o "$obj"
-            for f in two_tus_a.cpp two_tus_b.cpp; do
+            for f in names.cpp two_tus_a.cpp two_tus_b.cpp; do
                 try "$cxx -std=$std $opt $f" \
                     $cxx -std=$std $opt $warn -I"$include" -c "$here/$f" -o "$obj"
             done
