@@ -146,9 +146,9 @@ LOAM_API int loam_set_pointer_mask(uintptr_t mask);
  * could not find, gives NULL and ENOMEM, and the heap goes on working.
  */
 LOAM_API void *loam_alloc(size_t bytes) /* every word may hold a pointer */
-    __attribute__((__malloc__, __alloc_size__(1)));
+    __attribute__((__malloc__));
 LOAM_API void *loam_alloc_noscan(size_t bytes) /* never searched for pointers */
-    __attribute__((__malloc__, __alloc_size__(1)));
+    __attribute__((__malloc__));
 
 /* Objects of declared types: the forms to use. Each gives its T * (LOAM_NEW_POINTERS its T **), or
  * NULL and ENOMEM. Each argument is evaluated once. T of LOAM_NEW_POINTERS need not be declared,
@@ -176,7 +176,8 @@ LOAM_API void *loam_realloc(void *p, size_t bytes);
  * as by loam_clear. NULL is fine; what is no object's start ends the program with a message. */
 LOAM_API void loam_free(void *p);
 
-/* Bytes that may be used at p, the start of an object: at least what was asked for. NULL: 0. */
+/* Bytes that may be used at p, the start of an object: at least what was asked for (so no allocation
+ * is declared __alloc_size__: _FORTIFY_SOURCE would forbid the rest). NULL: 0. */
 LOAM_API size_t loam_usable_size(const void *p);
 
 /* The start of the object around p; NULL outside the heap or in a free slot. Any value will do. */
