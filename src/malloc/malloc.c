@@ -195,14 +195,17 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
     }
 }
 
-/* The size class for a layout: 16-aligned where the layout asks for it; pointers need scanned bits, so
- * class 8 is for noscan only. */
+/* The size class for a layout: 16-aligned where the layout asks for it (the head of a flexible type may
+ * have no bytes, but it has an alignment); pointers need scanned bits, so class 8 is for noscan only. */
 static unsigned class_for(const struct gctype *type, size_t bytes)
 {
     if (type->kind != SCAN_NONE && bytes <= 8) {
         return 2;
     }
     bytes = bytes == 0 ? 1 : bytes;
+    if (bytes < type->align && type != &gctype_noscan) {
+        bytes = type->align;
+    }
     return type->align == 16 ? size_to_class_align16(bytes) : size_to_class(bytes);
 }
 

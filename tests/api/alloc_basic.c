@@ -262,6 +262,43 @@ static void typed_memory_is_aligned_and_zeroed(void)
     }
 }
 
+typedef struct vector {
+    _Alignas(16) float lane[4];
+} vector;
+LOAM_TYPE_NOSCAN(vector);
+
+typedef struct lanes { /* nothing but a tail */
+    _Alignas(16) char data[0];
+} lanes;
+LOAM_TYPE_FLEX(lanes, data);
+
+typedef struct counted {
+    size_t count;
+    _Alignas(16) char data[];
+} counted;
+LOAM_TYPE_FLEX(counted, data);
+
+/* In an empty object, and in one that is smaller than its alignment, too. Neighbours, since every other slot of 8 bytes
+ * is aligned by chance. */
+static void few_bytes_are_aligned(void)
+{
+    void *kept[9 * 8 * 4] = {NULL};
+    size_t used = 0;
+    for (size_t count = 0; count <= 8; count++) {
+        for (int i = 0; i < 8; i++) {
+            kept[used++] = LOAM_NEW_ARRAY(quad, count / 8);
+            kept[used++] = LOAM_NEW_ARRAY(vector, count / 8);
+            kept[used++] = LOAM_NEW_FLEX(lanes, count);
+            kept[used++] = LOAM_NEW_FLEX(counted, count);
+        }
+    }
+    EXPECT_EQ(used, COUNT_OF(kept));
+    for (size_t i = 0; i < used; i++) {
+        EXPECT_NOT_NULL(kept[i]);
+        EXPECT_EQ((uintptr_t)kept[i] % 16, 0);
+    }
+}
+
 static void batches(void)
 {
     enum { COUNT = 500 };
@@ -306,6 +343,7 @@ int main(int argc, char **argv)
     RUN(size_zero);
     RUN(strings);
     RUN(typed_memory_is_aligned_and_zeroed);
+    RUN(few_bytes_are_aligned);
     RUN(batches);
     return test_end();
 }
