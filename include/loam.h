@@ -121,7 +121,7 @@ struct loam_type {
 #define LOAM_TYPEOF(T) LOAM_TYPEOF_(T)
 
 /* A type known only at run time: `size` bytes, pointers in the words at the n byte `offsets`
- * (ascending or not, multiples of the word; n == 0: noscan). Name and offsets are copied. The type
+ * (in any order, multiples of the word; n == 0: noscan). Name and offsets are copied. The type
  * lives as long as the process; equal content gives the same one. NULL: EINVAL (an offset outside
  * or unaligned, size 0), ENOMEM. */
 LOAM_API const loam_type *loam_type_make(const char *name, size_t size, const size_t offsets[],

@@ -162,6 +162,44 @@ struct gctype *gctype_intern(const loam_type *type)
     return g;
 }
 
+static void field_swap(loam_field *a, loam_field *b)
+{
+    loam_field t = *a;
+    *a = *b;
+    *b = t;
+}
+
+static void sift_down(loam_field *f, size_t i, size_t n)
+{
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        child += child + 1 < n && f[child].offset < f[child + 1].offset;
+        if (f[i].offset >= f[child].offset) {
+            return;
+        }
+        field_swap(&f[i], &f[child]);
+    }
+}
+
+/* Ascending, each once: what the same words are named by is one type. Not qsort, which calls malloc.
+ * Gives how many are left. */
+static size_t sort_fields(loam_field *f, size_t n)
+{
+    size_t kept = 0;
+    for (size_t i = n / 2; i-- > 0;) {
+        sift_down(f, i, n);
+    }
+    for (size_t i = n; i-- > 1;) {
+        field_swap(&f[0], &f[i]);
+        sift_down(f, 0, i);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (kept == 0 || f[kept - 1].offset != f[i].offset) {
+            f[kept++] = f[i];
+        }
+    }
+    return kept;
+}
+
 const loam_type *gctype_make(const char *name, size_t size, const size_t offsets[], size_t n)
 {
     size_t bytes = sizeof(loam_type) + n * sizeof(loam_field);
@@ -185,7 +223,7 @@ const loam_type *gctype_make(const char *name, size_t size, const size_t offsets
         .size = size,
         .align = size % 16 == 0 ? 16 : 8,
         .fields = fields,
-        .nfields = (uint32_t)n,
+        .nfields = (uint32_t)sort_fields(fields, n),
         .flags = n == 0 ? LOAM_TYPE_IS_NOSCAN : 0,
     };
     struct gctype *g = gctype_intern(t);

@@ -377,6 +377,32 @@ static void equal_types_are_one(void)
     }
 }
 
+/* In whatever order the same words are named, and however often. */
+static void order_does_not_matter(void)
+{
+    enum { WORDS = 200 };
+    struct rng rng = rng_stream(5);
+    size_t order[WORDS];
+    size_t offsets[2 * WORDS];
+    for (size_t i = 0; i < WORDS; i++) {
+        order[i] = i * sizeof(void *);
+    }
+    for (size_t n = 1; n < WORDS; n += rng_between(&rng, 1, 30)) {
+        rng_shuffle(&rng, order, WORDS);
+        memcpy(offsets, order, n * sizeof *offsets);
+        const loam_type *a = loam_type_make("mixed", WORDS * sizeof(void *), offsets, n);
+        EXPECT_NOT_NULL(a);
+        memcpy(offsets + n, order, n * sizeof *offsets); /* each twice */
+        rng_shuffle(&rng, offsets + n, n);
+        EXPECT_PTR_EQ(loam_type_make("mixed", WORDS * sizeof(void *), offsets + n, n), a);
+        rng_shuffle(&rng, offsets, 2 * n);
+        EXPECT_PTR_EQ(loam_type_make("mixed", WORDS * sizeof(void *), offsets, 2 * n), a);
+        EXPECT_PTR_NE(loam_type_make("mixed", WORDS * sizeof(void *), order, n + 1), a);
+        offsets[rng_below(&rng, 2 * n)] += 4;
+        EXPECT_ERRNO(loam_type_make("mixed", WORDS * sizeof(void *), offsets, 2 * n), NULL, EINVAL);
+    }
+}
+
 /* Thousands of types at once, each with objects of its own. */
 static void many_types(void)
 {
@@ -483,6 +509,7 @@ int main(int argc, char **argv)
     RUN(scanned_by_the_program);
     RUN(made_at_run_time);
     RUN(equal_types_are_one);
+    RUN(order_does_not_matter);
     RUN(many_types);
     RUN(arrays_of_any_length);
     RUN(untyped_and_noscan);
