@@ -1,5 +1,5 @@
-/* loam_free gives memory back at once, never touches what is alive, and ends the program with a message when asked to
- * free what is no object's start.
+/* loam_free gives memory back at once, never touches what is alive, and ends the program when asked to
+ * free what is no object's start, with a message that says what it is.
  *
  * TEST_LABEL: quick
  * TEST_RUN: default | | | 90
@@ -30,6 +30,23 @@ static void child_double_large(void)
     loam_free(p);
 }
 
+/* The span was swept meanwhile, and its pages are the heap's again. */
+static void child_double_collected(void)
+{
+    void *p = loam_alloc(100000);
+    loam_free(p);
+    loam_gc();
+    loam_gc();
+    loam_free(p);
+}
+
+static void child_realloc_freed(void)
+{
+    void *p = loam_alloc(1 << 20);
+    loam_free(p);
+    loam_realloc(p, 100);
+}
+
 static void child_interior(void)
 {
     char *p = loam_alloc(48);
@@ -40,6 +57,22 @@ static void child_interior_large(void)
 {
     char *p = loam_alloc(1 << 20);
     loam_free(p + 8192);
+}
+
+static void child_interior_freed(void)
+{
+    char *neighbour = loam_alloc(48);
+    char *p = loam_alloc(48);
+    loam_free(p);
+    loam_free(p + 8);
+    loam_keep_alive(neighbour);
+}
+
+/* A page of 8192 bytes holds 85 objects of 96: the last 32 bytes are in none. */
+static void child_tail(void)
+{
+    uintptr_t p = (uintptr_t)loam_alloc_noscan(96);
+    loam_free((void *)((p | 8191) - 15));
 }
 
 static void child_stack(void)
@@ -68,21 +101,46 @@ static void child_small_integer(void)
     loam_free((void *)(uintptr_t)16); /* nothing else was called before, too */
 }
 
-static const struct child_case children[] = {
-    {"double", child_double},     {"double_large", child_double_large},
-    {"interior", child_interior}, {"interior_large", child_interior_large},
-    {"stack", child_stack},       {"static", child_static},
-    {"malloc", child_malloc},     {"small_integer", child_small_integer},
+/* Each with what the message must say, and must not. */
+static const struct {
+    struct child_case child;
+    const char *says;
+    const char *never;
+} bad[] = {
+    {{"double", child_double}, "double free", "middle"},
+    {{"double_large", child_double_large}, "double free", "not in the heap"},
+    {{"double_collected", child_double_collected}, "double free", "not in the heap"},
+    {{"realloc_freed", child_realloc_freed}, "double free or realloc of memory", "not in"},
+    {{"interior", child_interior}, "middle of the object", "double"},
+    {{"interior_large", child_interior_large}, "middle of the object", "double"},
+    {{"interior_freed", child_interior_freed}, "not allocated", "middle"},
+    {{"tail", child_tail}, "behind the last object", "middle"},
+    {{"stack", child_stack}, "not in the heap", "double"},
+    {{"static", child_static}, "not in the heap", "double"},
+    {{"malloc", child_malloc}, "not in the heap", "double"},
+    {{"small_integer", child_small_integer}, "not in the heap", "double"},
 };
+
+static void dispatch_bad(void)
+{
+    struct child_case children[COUNT_OF(bad)];
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        children[i] = bad[i].child;
+    }
+    child_dispatch(children, COUNT_OF(children));
+}
 
 static void what_is_no_object_aborts(void)
 {
     struct child c;
-    for (size_t i = 0; i < COUNT_OF(children); i++) {
-        child_run(&c, children[i].name, NULL, 20);
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        child_run(&c, bad[i].child.name, NULL, 20);
         EXPECT_MSG(child_aborted(&c), "case %s: expected SIGABRT, got status %#x; it said: %s",
-                   children[i].name, (unsigned)c.status, c.text);
-        EXPECT_CONTAINS(c.text, "free");
+                   bad[i].child.name, (unsigned)c.status, c.text);
+        EXPECT_CONTAINS(c.text, "loam: fatal: ");
+        EXPECT_CONTAINS(c.text, bad[i].says);
+        EXPECT_MSG(strstr(c.text, bad[i].never) == NULL, "case %s said: %s", bad[i].child.name,
+                   c.text);
     }
 }
 
@@ -253,7 +311,7 @@ static void by_another_thread(void)
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
-    child_dispatch(children, COUNT_OF(children));
+    dispatch_bad();
     RUN(what_is_no_object_aborts);
     RUN(null_is_fine);
     RUN(memory_is_used_again);
