@@ -268,6 +268,44 @@ static void from_another_thread(void)
     }
 }
 
+/* Several threads at once, each between loam_enter_blocking and loam_exit_blocking: one that forks is stopped by another
+ * that does. */
+static _Atomic(size_t) blocked_done;
+
+static void *fork_blocked(void *arg)
+{
+    item *list = list_new(20);
+    for (size_t i = 0; i < test_scaled(100); i++) {
+        loam_enter_blocking();
+        pid_t pid = fork();
+        if (pid == 0) {
+            loam_exit_blocking();
+            EXPECT_EQ(list_check(list), 20);
+            list_new(20);
+            _exit(0);
+        }
+        wait_for_child(pid);
+        loam_exit_blocking();
+        EXPECT_EQ(list_check(list), 20);
+        list_new(20);
+    }
+    atomic_fetch_add(&blocked_done, 1);
+    return arg;
+}
+
+static void by_threads_that_block(void)
+{
+    pthread_t t[4];
+    atomic_store(&blocked_done, 0);
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        t[i] = thread_start(fork_blocked, NULL);
+    }
+    WAIT_FOR(40, atomic_load(&blocked_done) == COUNT_OF(t));
+    for (size_t i = 0; i < COUNT_OF(t); i++) {
+        thread_join(t[i]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -282,5 +320,6 @@ int main(int argc, char **argv)
     RUN(during_cycles);
     RUN(spawned);
     RUN(from_another_thread);
+    RUN(by_threads_that_block);
     return test_end();
 }
