@@ -16,14 +16,13 @@
 #include <limits.h>
 #include <string.h>
 
-struct gc gc;
+struct gc gc = {.period_ns = INT64_C(120000000000)};
 
 /* The flag of the barrier, compiled into programs; see loam.h. */
 volatile uint32_t loam_write_barrier;
 
 enum {
-    SLICE_NS = 200000,     /* the collector marks so long before it yields */
-    PERIOD_NS_MINUTES = 2, /* a cycle is forced after so long without one */
+    SLICE_NS = 200000, /* the collector marks so long before it yields */
     MAX_HELPERS = 63,
     PATIENCE_NS = 200000, /* before a helper that the kernel does not run is given priority */
 };
@@ -34,7 +33,9 @@ static struct {
     int tid;
     int nhelpers;
     _Atomic int helper_tid[MAX_HELPERS];
-    _Atomic int64_t helper_ns;
+    int ndedicated; /* of these: helpers of normal priority; the others have what nobody wants */
+    _Atomic int64_t dedicated_ns;
+    _Atomic int64_t idle_ns;
     bool boosted;
 } collector;
 
@@ -153,7 +154,7 @@ static void boost_helpers(bool on)
         return;
     }
     collector.boosted = on;
-    for (int i = 0; i < collector.nhelpers; i++) {
+    for (int i = collector.ndedicated; i < collector.nhelpers; i++) {
         int tid = load_rlx(&collector.helper_tid[i]);
         if (tid != 0) {
             os_thread_set_priority(tid, on ? OS_PRIORITY_NORMAL : OS_PRIORITY_LOW);
@@ -338,7 +339,8 @@ static void begin_counts(struct gc_cycle_stats *st)
     store_rlx(&gc.globals_scan, UINT64_C(0));
     store_rlx(&gc.bg_credit, INT64_C(0));
     store_rlx(&gc.assist_time, INT64_C(0));
-    store_rlx(&collector.helper_ns, INT64_C(0));
+    store_rlx(&collector.dedicated_ns, INT64_C(0));
+    store_rlx(&collector.idle_ns, INT64_C(0));
     store_rlx(&world.handshake_max_ns, UINT64_C(0));
 }
 
@@ -351,8 +353,8 @@ static void end_of_mark_counts(struct gc_cycle_stats *st, int64_t worker_ns)
     st->stack_scan = load_rlx(&gc.stack_scan);
     st->globals_scan = load_rlx(&gc.globals_scan);
     st->assist_ns = load_rlx(&gc.assist_time);
-    st->worker_ns = worker_ns;
-    st->idle_ns = load_rlx(&collector.helper_ns);
+    st->worker_ns = worker_ns + load_rlx(&collector.dedicated_ns);
+    st->idle_ns = load_rlx(&collector.idle_ns);
     struct pacer_cycle c = {
         .live = st->live_end,
         .marked = st->marked,
@@ -445,7 +447,9 @@ static void cycle(void)
     st->pause_max_ns = take_pauses();
     sweep_in_background(); /* [sweep] */
     st->end = os_nanotime();
-    add_rlx(&gc.gc_cpu_total, os_thread_cputime() - cpu + st->assist_ns + st->idle_ns);
+    store_rlx(&gc.last_end, st->end);
+    add_rlx(&gc.gc_cpu_total, os_thread_cputime() - cpu + load_rlx(&collector.dedicated_ns) +
+                                  st->assist_ns + st->idle_ns);
 }
 
 static bool forced(void)
@@ -483,8 +487,11 @@ static void helper_main(void *arg)
     if (w == NULL) {
         return;
     }
+    bool dedicated = i < collector.ndedicated;
     store_rlx(&collector.helper_tid[i], os_gettid());
-    os_thread_set_priority(0, OS_PRIORITY_LOW);
+    if (!dedicated) {
+        os_thread_set_priority(0, OS_PRIORITY_LOW);
+    }
     for (;;) {
         uint32_t seq = load_sc(&gc.work_seq);
         if (load_acq(&gc.phase) == GC_MARK && !load_sc(&gc.paused) && !gc_work_empty()) {
@@ -493,7 +500,8 @@ static void helper_main(void *arg)
             while (gc_drain(w, UINT64_MAX, os_nanotime() + SLICE_NS) != 0) {
                 world_safepoint();
             }
-            add_rlx(&collector.helper_ns, os_thread_cputime() - cpu);
+            add_rlx(dedicated ? &collector.dedicated_ns : &collector.idle_ns,
+                    os_thread_cputime() - cpu);
             world_lib_pause();
             continue;
         }
@@ -505,9 +513,13 @@ static void helper_main(void *arg)
     }
 }
 
+/* With the collector itself, a quarter of the processors marks whatever the program does. */
 static void start_helpers(void)
 {
     int want = load_rlx(&gc.options.max_procs) - 1;
+    if (collector.nhelpers == 0 && want >= 7) {
+        collector.ndedicated = (int)(PACER_UTILIZATION * (want + 1)) - 1;
+    }
     want = want > MAX_HELPERS ? MAX_HELPERS : want;
     while (collector.nhelpers < want) {
         if (os_thread_start(helper_main, (void *)(intptr_t)collector.nhelpers, "loam-mark") != 0) {
@@ -515,6 +527,17 @@ static void start_helpers(void)
         }
         collector.nhelpers++;
     }
+}
+
+/* How long until a cycle is forced for there was none; -1: none will be. As in Go not before the first. */
+static int64_t until_forced_ns(void)
+{
+    int64_t last = load_rlx(&gc.last_end);
+    if (last == 0 || load_rlx(&gc.gc_percent) < 0) {
+        return -1;
+    }
+    int64_t left = last + gc.period_ns - os_nanotime();
+    return left > 0 ? left : 0;
 }
 
 static void collector_main(void *arg)
@@ -530,21 +553,17 @@ static void collector_main(void *arg)
     mutex_unlock(&gc.cycle_lock);
     for (;;) {
         uint32_t seen = load_acq(&gc.wakeups);
-        if (gc_is_due()) {
+        int64_t left = until_forced_ns();
+        if (left == 0 || gc_is_due()) {
             if (load_rlx(&gc.live) >= HELPERS_FROM) {
                 start_helpers();
             }
             run_cycle();
             continue;
         }
-        int64_t period = (int64_t)PERIOD_NS_MINUTES * 60 * 1000000000;
-        int64_t before = os_nanotime();
         world_lib_pause();
-        os_futex_wait(&gc.wakeups, seen, load_rlx(&gc.gc_percent) < 0 ? -1 : period);
+        os_futex_wait(&gc.wakeups, seen, left);
         world_lib_resume();
-        if (os_nanotime() - before >= period && load_rlx(&gc.gc_percent) >= 0) {
-            store_rel(&gc.forced, load_rlx(&gc.started) + 1);
-        }
     }
 }
 
@@ -669,6 +688,9 @@ int gc_set_percent(struct m *m, int percent)
     commit_pacer();
     mutex_unlock(&gc.pacer_lock);
     m_leave(m);
+    if (old < 0 && percent >= 0) {
+        gc_wake(); /* it sleeps without end */
+    }
     return old;
 }
 

@@ -75,6 +75,8 @@ struct gc {
     _Atomic uint64_t sweep_pages_per_mib;
 
     /* cycle.c */
+    int64_t period_ns;         /* a cycle is forced after so long without one */
+    _Atomic int64_t last_end;  /* of the last cycle; 0: none yet */
     struct mutex cycle_lock;   /* one cycle at a time */
     _Atomic uint32_t started;  /* cycles begun */
     _Atomic uint32_t finished; /* cycles swept to the end; futex */
