@@ -187,8 +187,8 @@ LOAM_API void *loam_base(const void *p);
 LOAM_API char *loam_strdup(const char *s) __attribute__((__malloc__));
 
 /* fn(arg) is called before an allocation gives NULL, on the allocating thread, no lock held; it may
- * longjmp or throw, and may allocate. Replaces the last one; fn NULL: none. arg is a root while it
- * is set. */
+ * longjmp or throw, and may allocate: what fails within it gives NULL without another call. Replaces
+ * the last one; fn NULL: none. arg is a root while it is set. */
 LOAM_API void loam_set_oom_handler(void (*fn)(void *arg), void *arg);
 
 /* ---- Stores -------------------------------------------------------------------------------------

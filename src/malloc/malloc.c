@@ -9,12 +9,14 @@
  *             [malloc.reentrant]  a signal handler of the program may allocate at any instruction: over
  *             the fast path it takes another slot or refills the run (then `end` differs and the
  *             interrupted allocation starts over); over busy code it takes whole pages.
+ *             [malloc.oom]  the handler of the program is not called while it runs: see out_of_memory.
  * Locking     none on the fast path; the slow path is busy while it holds those of heap/.
  * From Go     malloc.go; differs: no per-object bits, no publication barrier, no zeroing per object; no
  *             tiny blocks, since the contract aligns what is below 16 bytes to 8: class 8 packs as
  *             densely and frees each object for itself. Pointers of 8 bytes take 16: class 8 has no
  *             scanned bits.
- * Tests       tests/api/alloc_basic.c, tests/golden (instruction counts), tests/stress
+ * Tests       tests/api/alloc_basic.c, tests/api/oom_handler.c, tests/golden (instruction counts),
+ *             tests/stress
  */
 #include "malloc/malloc.h"
 
@@ -48,15 +50,72 @@ ALWAYS_INLINE bool run_take(struct run *r, uintptr_t *taken)
 
 /* -- slow paths -------------------------------------------------------------------------------- */
 
-static COLD void *out_of_memory(void)
+/* [malloc.oom] While the handler runs, a seal lies in the frame that called it, and the thread's cache
+ * knows where. An allocation that fails below a whole seal, on the same stack, was made by the handler.
+ *   - On the stack that the handler was called on this is exact: it is not called again.
+ *   - A handler that has been left, by longjmp or an exception, is called again: whoever fails above
+ *     the seal proves that it was left, and below it the frames that came since have broken it. But if a
+ *     buffer that nobody has written to lies where the seal was, one NULL comes without a call.
+ *   - Two stacks (a coroutine's, a signal's alternate one) are told apart by their order and by a hole in
+ *     the mappings between them. In doubt the handler is called: once more for each stack it goes to. */
+enum { SEAL_WORDS = 16 };
+
+/* No address of the heap's is the complement of one. */
+static NO_SANITIZE void seal_write(volatile uintptr_t *seal)
 {
+    for (int i = 0; i < SEAL_WORDS; i++) {
+        seal[i] = ~(uintptr_t)&seal[i];
+    }
+}
+
+static NO_SANITIZE bool seal_is_whole(const volatile uintptr_t *seal)
+{
+    for (int i = 0; i < SEAL_WORDS; i++) {
+        if (seal[i] != ~(uintptr_t)&seal[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The frame of `mine`, not yet written, lies below that of the handler that runs. */
+static bool inside_handler(const struct m *m, const volatile uintptr_t *mine)
+{
+    uintptr_t from = (uintptr_t)(mine + SEAL_WORDS);
+    uintptr_t at = m->cache.oom_seal;
+    uintptr_t limit = at + SEAL_WORDS * sizeof *mine;
+    /* A stack has no hole, so what is read is mapped. */
+    return at >= from && os_mapped_low(from, limit) == from && seal_is_whole((void *)at);
+}
+
+/* NO_SANITIZE: the seal is on the stack itself. */
+static NO_SANITIZE COLD void *out_of_memory(struct m *m)
+{
+    volatile uintptr_t seal[SEAL_WORDS];
     void (*fn)(void *) =
         load_acq(&malloc_oom_fn); /* acquire: pairs with the setter; arg is its own */
-    if (fn != NULL) {
+    if (fn != NULL && !inside_handler(m, seal)) {
+        uintptr_t outer = m->cache.oom_seal;
+        seal_write(seal);
+        m->cache.oom_seal = (uintptr_t)seal;
         fn((void *)load_acq(&gc.oom_arg));
+        seal[0] = 0;
+        if (m == m_self) { /* it has not detached the thread */
+            m->cache.oom_seal = outer;
+        }
     }
     errno = ENOMEM;
     return NULL;
+}
+
+/* Who allocates above the seal, on the thread's own stack, has left the handler for good. */
+static COLD void forget_left_handler(struct m *m)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    uintptr_t at = m->cache.oom_seal;
+    if (here > at && at >= m->stack_low && here < m->stack_high) {
+        m->cache.oom_seal = 0;
+    }
 }
 
 /* What bytes of growth cost: a share of sweeping before, marking and perhaps a new cycle after. */
@@ -121,6 +180,9 @@ static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
 static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
 {
     bool shallow = m->busy != 0; /* a handler over a store: no answers and no marking from here */
+    if (unlikely(m->cache.oom_seal != 0)) {
+        forget_left_handler(m);
+    }
     for (int tries = 0;; tries++) {
         if (!shallow) {
             if (m_asked(m)) {
@@ -140,7 +202,7 @@ static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
         if (got != 0) {
             tries--; /* taken by a signal handler at once */
         } else if (tries > 0 || !gc_emergency(m)) {
-            return out_of_memory();
+            return out_of_memory(m);
         }
     }
 }
@@ -165,7 +227,7 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
         return malloc_nested(m, type, bytes);
     }
     if (bytes > SIZE_MAX / 2 - HEAP_PAGE_SIZE) {
-        return out_of_memory();
+        return out_of_memory(m);
     }
     for (int tries = 0;; tries++) {
         if (m_asked(m)) {
@@ -190,7 +252,7 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
             return (void *)p;
         }
         if (tries > 0 || !gc_emergency(m)) {
-            return out_of_memory();
+            return out_of_memory(m);
         }
     }
 }
@@ -282,7 +344,7 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
     }
     uint32_t spanclass = spanclass_for(m, type, class_for(type, bytes));
     if (unlikely(spanclass <= SPANCLASS_LARGE)) {
-        return spanclass == 0 ? out_of_memory() : malloc_large(m, type, bytes);
+        return spanclass == 0 ? out_of_memory(m) : malloc_large(m, type, bytes);
     }
     struct run *r = spanclass < NUM_FIXED_SPANCLASSES ? &m->cache.runs[spanclass] : NULL;
     if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
@@ -339,7 +401,7 @@ static NOINLINE void *new_slow(const loam_type *type, size_t count)
         return NULL;
     }
     if (__builtin_mul_overflow(type->size, count, &bytes)) {
-        return out_of_memory();
+        return out_of_memory(m);
     }
     if (count == 1 && m->deep == 0 && bytes <= MAX_SMALL_SIZE && load_rlx(&t->single) == 0) {
         store_rlx(&t->single, make_spanclass(m, t, class_for(t, bytes))); /* relaxed: a number */
@@ -377,7 +439,7 @@ void *loam_new_flex(const loam_type *type, size_t count)
     }
     if (__builtin_mul_overflow(type->tail_size, count, &bytes) ||
         __builtin_add_overflow(bytes, type->tail_offset, &bytes)) {
-        return out_of_memory();
+        return out_of_memory(m);
     }
     return malloc_typed(m, t, bytes < type->size ? type->size : bytes);
 }
