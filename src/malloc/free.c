@@ -57,16 +57,15 @@ static void free_object(struct m *m, struct mspan *s, size_t index)
 }
 
 /* What p is where no span is in use, and behind the last slot of a span. */
-static COLD void check_in_a_slot(const struct mspan *s, uintptr_t p, const char *what)
+_Noreturn static COLD void throw_no_slot(const struct mspan *s, uintptr_t p, const char *what)
 {
     /* relaxed: grows only; whatever p once was lies below */
     CHECK(s != NULL || p - heap.base < load_rlx(&heap.used),
           "%s of %p: not in the heap of loam (free it where it came from)", what, (void *)p);
     CHECK(s != NULL, "double free or %s of memory that was collected: %p (no object is there)",
           what, (void *)p);
-    CHECK(mspan_index(s, p) < s->nelems,
-          "%s of %p: it points behind the last object of a page (of %zu bytes, type %s)", what,
-          (void *)p, s->elem_size, s->type->name);
+    throwf("%s of %p: it points behind the last object of a page (of %zu bytes, type %s)", what,
+           (void *)p, s->elem_size, s->type->name);
 }
 
 /* The object that starts at p; whatever else p is ends the program. */
@@ -74,7 +73,7 @@ static struct mspan *object_at(struct m *m, uintptr_t p, const char *what, size_
 {
     struct mspan *s = heap_span_of(p);
     if (unlikely(s == NULL || mspan_index(s, p) >= s->nelems)) {
-        check_in_a_slot(s, p, what);
+        throw_no_slot(s, p, what);
     }
     *index = mspan_index(s, p);
     uintptr_t start = mspan_object(s, *index);
