@@ -1,9 +1,10 @@
 /* free.c - early reuse: loam_free and loam_realloc.
  *
  * Model       A freed slot loses its alloc bit, atomically, whoever owns the span; the owner finds the
- *             hole when it has none ahead. What the object pointed to is shaded if a cycle marks, as a
- *             store of NULL would. A large object's pages go back at once when its span is swept and no
- *             cycle marks, or has left marks (fork); otherwise the next sweep takes them.
+ *             hole when it has none ahead. What the object pointed to is marked if a cycle marks, and
+ *             the round is dirty if the object was not. A large object's pages go back at once when its
+ *             span is swept and no cycle marks, or has left marks (fork); otherwise the next sweep takes
+ *             them.
  * Invariants  [free.once]  who clears the alloc bit frees: a second free finds it clear and aborts.
  *             [free.phase]  busy: no handshake is answered meanwhile, so a phase once read stays near
  *             enough: marking cannot begin behind our back.
@@ -23,17 +24,28 @@ static bool take_large(struct m *m, struct mspan *s)
     return s->sizeclass == 0 && !marks && mcentral_remove_large(s, m->cache.sweepgen);
 }
 
-/* [free] */
+/* [free]: the object may lie in another thread's buffer, and what was loaded from it in ours. That thread's
+ * answer would have made the round dirty, had it found the object; so we do. */
+static void shade_freed(struct m *m, struct mspan *s, size_t index)
+{
+    uint32_t phase = load_acq(&gc.phase); /* acquire: pairs with the cycle */
+    if (phase == GC_OFF || phase == GC_END || s->noscan) {
+        return; /* at GC_END all is marked, and the [flip] may come before our mark would */
+    }
+    if (!object_is_marked(s, index)) {
+        store_rlx(&gc.dirty, 1u); /* before the alloc bit is clear: who finds it so sees this */
+    }
+    scan_object(&m->work, s, index);
+    gcwork_publish(&m->work);
+}
+
 static void free_object(struct m *m, struct mspan *s, size_t index)
 {
     size_t bytes = s->elem_size;
     bool large = s->sizeclass == 0;
     struct mcentral *central = mcentral_of(s->spanclass);
     uint64_t bit = UINT64_C(1) << (index % 64);
-    if (load_acq(&gc.phase) != GC_OFF && !s->noscan) {
-        scan_object(&m->work, s, index);
-        gcwork_publish(&m->work);
-    }
+    shade_freed(m, s, index);
     if (load_acq(&s->specials) != NULL) { /* acquire: pairs with ends.c */
         ends_free_object(s, index);
     }
