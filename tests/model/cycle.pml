@@ -71,7 +71,7 @@
 #define PUSHING  6     /* FINE: marked, not queued yet; busy */
 #define SWAPPED  7     /* SEQ: after the exchange, the old value not buffered yet; busy */
 #define LOOKING  8     /* WEAK_TORN: has looked at the sweep generation, not at the mark yet; busy */
-#define FREEING  9     /* FREE_APART: has looked at the phase, not marked yet; busy */
+#define FREEING  9     /* FREE: has looked at the phase, not marked yet; busy */
 
 /* The heap.  alloc holds the slots of the runs too. */
 byte alloc, mark, scanned;
@@ -138,7 +138,7 @@ byte fb[2];            /* what a thread is moving from its full buffer to the ma
 #ifdef WEAK_TORN
 byte look[2];
 #endif
-#ifdef FREE_APART
+#ifdef FREE
 byte fr[2];            /* what the thread frees */
 #endif
 
@@ -262,7 +262,7 @@ c_code {
 #ifdef WEAK_TORN
             to->look[t] = from->look[t ^ w];
 #endif
-#ifdef FREE_APART
+#ifdef FREE
             to->fr[t] = p->obj[from->fr[t ^ w]];
 #endif
         }
@@ -742,22 +742,24 @@ end:
 #endif
 
 #ifdef FREE
-    /* [free]: loam_free. The slot is free at once, and what it pointed to is shaded */
+    /* [free]: loam_free. The slot is free at once; while a cycle marks, what it pointed to is marked before, and an
+       object that is not marked dirties the round: it may lie in another thread's buffer, whose owner's answer would
+       have done so, and now finds nothing; what was loaded from it lies in this thread's */
     :: atomic { RUNS(t) && L[t] ->
             pick(tm2, L[t]);
             c_code { now.tmp = sole(Pthread->t, now.tm2); };
             if
             :: tmp -> tmp = 0;
-#ifdef FREE_APART
+#if defined(FREE_BUFFER) || defined(FREE_UNSHADED)
+                L[t] = L[t] & ~OB(tm2); alloc = alloc & ~OB(tm2);
+#ifdef FREE_BUFFER
+                shade(t, OB(fld[tm2]));
+#endif
+#else
                 if
                 :: FREE_MARKS -> fr[t] = tm2; st[t] = FREEING
                 :: else -> L[t] = L[t] & ~OB(tm2); alloc = alloc & ~OB(tm2)
                 fi;
-#else
-                L[t] = L[t] & ~OB(tm2); alloc = alloc & ~OB(tm2);
-#endif
-#if !defined(FREE_UNSHADED) && !defined(FREE_APART)
-                shade(t, OB(fld[tm2]));
 #endif
 #ifdef WEAK
                 if :: wk == tm2 -> wk = 0 :: else fi;
@@ -765,12 +767,12 @@ end:
                 tm2 = 0
             :: else -> tm2 = 0
             fi; DONE }
-#ifdef FREE_APART
-    /* the same as the code does it: a look at the phase, later what the object points to is marked at once */
     :: atomic { st[t] == FREEING ->
             markset(OB(fld[fr[t]])); if :: tmp -> unclean = 1 :: else fi; tmp = 0;
-            L[t] = L[t] & ~OB(fr[t]); alloc = alloc & ~OB(fr[t]); fr[t] = 0; st[t] = IDLE; DONE }
+#ifndef FREE_CLEAN
+            if :: !(mark & OB(fr[t])) -> unclean = 1 :: else fi;
 #endif
+            L[t] = L[t] & ~OB(fr[t]); alloc = alloc & ~OB(fr[t]); fr[t] = 0; st[t] = IDLE; DONE }
 #endif
 
 #ifdef ROOTS

@@ -32,10 +32,20 @@ ending-thread-drops-its-buffer|core|unsafe|-DNS=2 -DSPS=1 -DTHREADS -DEXIT_DROPS
 weak-shaded-through-the-buffer|core|unsafe|-DNS=2 -DSPS=1 -DWEAK -DWEAK_BUFFER
 answer-between-test-and-store|core|unsafe|-DNS=2 -DSPS=1 -DSEQ -DNO_RESTART
 roots-after-the-stacks|core|unsafe|-DNS=2 -DSPS=1 -DROOTS -DROOTS_LATE
+with-threads|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DTHREADS
+with-blocking|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DBLOCK
+with-weak-pointers|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DWEAK
+with-roots|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DROOTS
+with-ephemerons|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DEPH
+with-free|options|safe|-DNS=1 -DSPS=2 -DFREE
+with-stacks|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DPARK
+with-fork|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DTHREADS -DFORK
+with-conservative-words|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DCONS
+with-stores-taken-apart|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DSEQ
+with-marking-taken-apart|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DFINE
 every-cycle-ends|live|ends|-DLIVE -DNS=1 -DSPS=1 -DNL0=1
 every-cycle-ends-blocking|live|ends|-DLIVE -DNS=1 -DSPS=1 -DNL0=1 -DBLOCK
 every-cycle-ends-threads|live|ends|-DLIVE -DNS=1 -DSPS=1 -DNL0=1 -DTHREADS
-every-cycle-ends-two-slots|long|ends|-DLIVE -DNS=1 -DSPS=2 -DNL0=1
 blocked-thread-waited-for|live|endless|-DLIVE -DNS=1 -DSPS=1 -DNL0=1 -DBLOCK -DNO_PROXY
 ended-thread-waited-for|live|endless|-DLIVE -DNS=1 -DSPS=1 -DNL0=1 -DTHREADS -DEXIT_OWES
 sweeping-in-black|variants|unsafe|-DNS=2 -DSPS=1 -DSWEEP_IN_BLACK
@@ -57,15 +67,26 @@ attach-with-a-stale-phase|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DTHREADS -DATT
 attach-with-an-unpinned-argument|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DTHREADS -DATT_ARG
 unblock-while-claimed|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DBLOCK -DBK_NOLOCK
 unblock-with-a-stale-phase|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DBLOCK -DBK_STALE
-free-marks-after-mark-done|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DFREE -DFREE_APART -DFREE_IN_END
+free-marks-after-mark-done|variants|unsafe|-DNS=1 -DSPS=2 -DNL0=1 -DFREE -DFREE_IN_END
 new-root-unshaded|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DROOTS -DADD_UNSHADED
 stack-taken-over-unshaded|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DPARK -DPARK_UNSHADED
 child-keeps-the-marks|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DTHREADS -DFORK -DFORK_KEEPS_MARKS
 conservative-word-marked-late|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DCONS -DWEAK -DLATE_FLUSH_MARKS -DPREP_DEAD
-with-threads|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DTHREADS
-with-blocking|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DBLOCK
-with-weak-pointers|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DWEAK
-with-roots|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DROOTS"
+freed-object-unshaded|variants|unsafe|-DREVERSE -DNS=1 -DSPS=2 -DFREE -DFREE_UNSHADED
+store-before-the-test|variants|unsafe|-DONE -DNS=2 -DSPS=1 -DSEQ -DSTORE_FIRST
+exchange-before-the-test|variants|unsafe|-DONE -DNS=2 -DSPS=1 -DSEQ -DSTORE_FIRST -DXCHG_FIRST
+span-off-the-queue-too-late|variants|unsafe|-DONE -DNS=2 -DSPS=2 -DNL0=1 -DFINE -DQUEUE_LATE -DPREP_QUEUE
+ephemeron-without-its-own-side|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DEPH -DEPH_NO_OWN_SIDE -DPREP_EPH
+ephemeron-without-the-key-side|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DEPH -DEPH_NO_KEY_SIDE -DPREP_EPH
+noscan-key-not-looked-at|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DNOSCAN=2 -DEPH -DEPH_NOSCAN_KEY -DPREP_EPH
+free-through-the-buffer|variants|unsafe|-DNS=1 -DSPS=2 -DFREE -DFREE_BUFFER
+free-leaves-the-round-clean|variants|unsafe|-DREVERSE -DNS=1 -DSPS=2 -DFREE -DFREE_CLEAN
+ephemeron-made-unshaded|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DEPH -DEPH_MAKE_PLAIN
+ephemeron-value-unmarked|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DEPH -DEPH_VALUE_PLAIN -DPREP_EPH
+every-cycle-ends-two-slots|long|ends|-DLIVE -DNS=1 -DSPS=2 -DNL0=1
+sweeping-beside-on|long|safe|-DNS=2 -DSPS=1 -DSWEEP_IN_ON
+flip-before-the-posting|long|safe|-DNS=1 -DSPS=2 -DFLIP_APART
+exit-leaves-the-round-clean|long|safe|-DNS=2 -DSPS=1 -DTHREADS -DEXIT_UNCOUNTED"
 
 # NOREDUCE: the embedded C looks at the whole state, so partial order reduction would not be valid.
 common="-w -DNOREDUCE -DMEMLIM=3900 -DVECTORSZ=160 -include stddef.h"
