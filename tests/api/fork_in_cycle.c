@@ -200,8 +200,11 @@ static void while_sweeping(void)
     atomic_store(&stop, false);
     pthread_t collector = thread_start(collect_until_stop, NULL);
     for (size_t i = 0; i < test_scaled(8); i++) {
-        WAIT_FOR(20, loam_write_barrier != 0);
-        while (loam_write_barrier != 0) {
+        WAIT_FOR(20, LOAD_SLOT(loam_write_barrier) != 0);
+        while (LOAD_SLOT(loam_write_barrier) != 0) {
+            if (TEST_TSAN) { /* it delivers signals in calls only */
+                sleep_us(10);
+            }
         }
         fork_and(make_garbage_until_a_cycle);
     }

@@ -16,14 +16,23 @@ enum { PAGE = 8192, LARGE = 40 * 1024, HELD = 128, STRIDE = 64 };
 
 static _Atomic(bool) stop;
 
+static void give_way(void)
+{
+    if (TEST_TSAN) { /* it delivers signals in calls that it knows */
+        sleep_us(10);
+    } else {
+        sched_yield();
+    }
+}
+
 /* Until marking has ended, when sweeping is about to begin. */
 static void await_sweep(struct rng *rng)
 {
-    while (loam_write_barrier == 0 && !atomic_load(&stop)) {
-        sched_yield();
+    while (LOAD_SLOT(loam_write_barrier) == 0 && !atomic_load(&stop)) {
+        give_way();
     }
-    while (loam_write_barrier != 0 && !atomic_load(&stop)) {
-        sched_yield();
+    while (LOAD_SLOT(loam_write_barrier) != 0 && !atomic_load(&stop)) {
+        give_way();
     }
     for (size_t n = rng_below(rng, 20000); n > 0; n--) {
         __asm__ volatile("");
