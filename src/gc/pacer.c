@@ -43,7 +43,7 @@ int64_t pacer_min_heap(const struct pacer *p)
     if (p->min_heap >= 0) {
         return p->min_heap;
     }
-    return p->gc_percent < 0 ? 0 : (int64_t)GO_MIN_HEAP / 100 * p->gc_percent;
+    return p->gc_percent < 0 ? 0 : (int64_t)GO_MIN_HEAP * p->gc_percent / 100;
 }
 
 /* No cycle below min_heap; once it is due, it has the same runway as any other, within bounds. */

@@ -56,7 +56,8 @@ bool gc_sweep_span(struct mspan *s, bool keep)
     }
     for (size_t i = 0; i < s->nwords; i++) {
         uint64_t m = load_rlx(&marks[i]);
-        uint64_t dead = load_rlx(&allocs[i]) & ~m;
+        /* acquire: what was done to a slot before loam_free cleared its bit is done before it is used again */
+        uint64_t dead = load_acq(&allocs[i]) & ~m;
         if (dead != 0) {
             if (unlikely(gc.options.clobber_free)) {
                 clobber(s, i, dead);
@@ -66,7 +67,7 @@ bool gc_sweep_span(struct mspan *s, bool keep)
              * and whoever cleared one counts it. */
             freed += popcount64(and_acqrel(&allocs[i], m) & ~m);
         }
-        live += popcount64(load_rlx(&allocs[i]) & m);
+        live += popcount64(load_acq(&allocs[i]) & m); /* acquire: as above */
         if (m != 0) {
             store_rlx(&marks[i], UINT64_C(0));
             if (!s->noscan) {

@@ -35,10 +35,8 @@ static struct mspan *pop(struct span_list *l)
 struct mspan *mcentral_take_unswept(struct mcentral *central, uint32_t sweepgen)
 {
     unsigned i = gen_index(sweepgen - 2);
-    /* acquire: who sees a list empty sees heap.sweeping of who emptied it; pairs with span_list_*. */
-    if (load_acq(&central->partial[i].count) == 0 && load_acq(&central->full[i].count) == 0) {
-        return NULL;
-    }
+    /* Not by the counts: mcentral_slot_freed moves a span from one list to the other, and in between both
+     * look empty. The lock, too: who sees them empty sees heap.sweeping of who emptied them. */
     mutex_lock(&central->lock);
     struct mspan *s = pop(&central->partial[i]);
     if (s == NULL) {
@@ -72,6 +70,11 @@ static struct mspan *take_partial(struct mcache *c, struct mcentral *central)
 static struct mspan *sweep_for(struct mcache *c, struct mcentral *central)
 {
     struct mspan *found = NULL;
+    unsigned unswept = gen_index(c->sweepgen - 2);
+    if (load_rlx(&central->partial[unswept].count) == 0 &&
+        load_rlx(&central->full[unswept].count) == 0) {
+        return NULL; /* relaxed: a hint; what is missed here is swept by others */
+    }
     add_acqrel(&heap.sweeping, 1u); /* before a list can be seen empty: see mcentral_take_unswept */
     for (int i = 0; i < SWEEP_TRIES && found == NULL; i++) {
         struct mspan *s = mcentral_take_unswept(central, c->sweepgen);

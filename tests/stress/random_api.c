@@ -1062,12 +1062,13 @@ static NOINLINE void op_settings(void)
 {
     static const int percents[] = {100, 20, 200, -1};
     static const int64_t min_heaps[] = {4 << 20, 0, 1 << 20, 16 << 20};
-    static int64_t min_heap = 4 << 20;
+    static int64_t min_heap = -1; /* not set: Go's floor, which GOGC scales */
     switch (rng_below(&rng, 5)) {
     case 0:
         loam_set_gc_percent(percents[rng_below(&rng, COUNT_OF(percents))]);
         break;
     case 1:
+        min_heap = min_heap < 0 ? loam_set_min_heap(-1) : min_heap;
         EXPECT_EQ(loam_set_min_heap(-1), min_heap);
         EXPECT_EQ(loam_set_min_heap(min_heaps[rng_below(&rng, COUNT_OF(min_heaps))]), min_heap);
         min_heap = loam_set_min_heap(-1);

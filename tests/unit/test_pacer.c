@@ -336,7 +336,7 @@ static void test_min_heap(void **state)
         struct pacer p;
         memset(&p, 0, sizeof p);
         pacer_init(&p, at[i]);
-        assert_int_equal(pacer_min_heap(&p), (4 << 20) / 100 * at[i]);
+        assert_int_equal(pacer_min_heap(&p), (int64_t)(4 << 20) * at[i] / 100);
         assert_true(p.goal / 100 == (4 << 20) / 100 * (uint64_t)at[i] / 100);
         p.min_heap = 64 << 20;
         pacer_commit(&p);
