@@ -79,14 +79,16 @@ span-off-the-queue-too-late|variants|unsafe|-DONE -DNS=2 -DSPS=2 -DNL0=1 -DFINE 
 ephemeron-without-its-own-side|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DEPH -DEPH_NO_OWN_SIDE -DPREP_EPH
 ephemeron-without-the-key-side|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DEPH -DEPH_NO_KEY_SIDE -DPREP_EPH
 noscan-key-not-looked-at|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DNOSCAN=2 -DEPH -DEPH_NOSCAN_KEY -DPREP_EPH
-free-through-the-buffer|variants|unsafe|-DNS=1 -DSPS=2 -DFREE -DFREE_BUFFER
+free-through-the-buffer|long|unsafe|-DNS=1 -DSPS=2 -DFREE -DFREE_BUFFER
 free-leaves-the-round-clean|variants|unsafe|-DREVERSE -DNS=1 -DSPS=2 -DFREE -DFREE_CLEAN
 ephemeron-made-unshaded|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DEPH -DEPH_MAKE_PLAIN
 ephemeron-value-unmarked|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DEPH -DEPH_VALUE_PLAIN -DPREP_EPH
 every-cycle-ends-two-slots|long|ends|-DLIVE -DNS=1 -DSPS=2 -DNL0=1
 sweeping-beside-on|long|safe|-DNS=2 -DSPS=1 -DSWEEP_IN_ON
 flip-before-the-posting|long|safe|-DNS=1 -DSPS=2 -DFLIP_APART
-exit-leaves-the-round-clean|long|safe|-DNS=2 -DSPS=1 -DTHREADS -DEXIT_UNCOUNTED"
+exit-leaves-the-round-clean|long|safe|-DNS=2 -DSPS=1 -DTHREADS -DEXIT_UNCOUNTED
+clearing-beside-on|long|safe|-DNS=2 -DSPS=1 -DCLEAR_IN_ON
+black-and-scan-merged|long|safe|-DNS=1 -DSPS=2 -DNL0=1 -DSEQ -DMERGE_BLACK_SCAN"
 
 # NOREDUCE: the embedded C looks at the whole state, so partial order reduction would not be valid.
 common="-w -DNOREDUCE -DMEMLIM=3900 -DVECTORSZ=160 -include stddef.h"
