@@ -206,8 +206,8 @@ void loam_unpin(void *p)
     if (m != NULL && base != NULL) {
         CHECK(gc_unpin(m, (uintptr_t)base), "unpin of %p, which is not pinned", p);
     } else if (m != NULL && p != NULL) {
-        (void)gc_unpin(m,
-                       (uintptr_t)p); /* freed since: the pin must not hold what comes there next */
+        /* Freed since: the pin must not hold what comes there next. */
+        (void)gc_unpin(m, (uintptr_t)p);
     }
 }
 

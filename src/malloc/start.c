@@ -26,12 +26,10 @@ static bool only_copy(void)
     }
     if (!told) {
         told = true;
-        warnf(
-            "there are two copies of the library in this process, and each would free what only "
-            "the "
-            "other can see. The one in %s works; the one in %s gives no memory. Link both modules "
-            "with libloam.so instead of libloam.a.",
-            other, own);
+        warnf("there are two copies of the library in this process, and each would free what only "
+              "the other can see. The one in %s works; the one in %s gives no memory. Link both "
+              "modules with libloam.so instead of libloam.a.",
+              other, own);
     }
     return false;
 }
