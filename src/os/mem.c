@@ -98,6 +98,22 @@ void os_discard(void *addr, size_t bytes)
     errno = saved_errno;
 }
 
+void os_discard_lazily(void *addr, size_t bytes)
+{
+    int saved_errno = errno;
+    if (unlikely(madvise(addr, bytes, MADV_FREE) != 0)) { /* locked, or an old kernel */
+        os_discard(addr, bytes);
+    }
+    errno = saved_errno;
+}
+
+void os_huge(void *addr, size_t bytes, bool yes)
+{
+    int saved_errno = errno;
+    (void)madvise(addr, bytes, yes ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    errno = saved_errno;
+}
+
 void os_release(void *addr, size_t bytes)
 {
     int saved_errno = errno;

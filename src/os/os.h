@@ -27,6 +27,13 @@ bool os_commit(void *addr, size_t bytes);
 /* Give the pages back; the range stays committed and reads as zero. */
 void os_discard(void *addr, size_t bytes);
 
+/* The same, but the system takes them when it needs them: until then they count as the process's, and read as they were,
+ * or as zero. */
+void os_discard_lazily(void *addr, size_t bytes);
+
+/* The range shall, or shall not, have huge pages; a hint. */
+void os_huge(void *addr, size_t bytes, bool yes);
+
 /* Undo os_reserve or os_map. */
 void os_release(void *addr, size_t bytes);
 
@@ -44,6 +51,21 @@ void os_name(void *addr, size_t bytes, const char *name);
 
 /* Soft limit on address space in bytes, or SIZE_MAX. */
 size_t os_address_limit(void);
+
+/* The memory limit of the container, bytes; UINT64_MAX: none. proc and sys: /proc/self/cgroup and /sys/fs/cgroup, or what a
+ * test has in their place (cgroup.c). Not async-signal-safe; keeps errno. */
+uint64_t os_cgroup_memory_limit(const char *proc, const char *sys);
+
+/* -- nodes of memory (numa.c) ----------------------------------------------------------------- */
+
+struct os_numa {
+    uint64_t (*nodes)(void); /* a bit for each that has memory; at least one */
+    int (*here)(void);       /* where the calling thread runs now */
+    void (*prefer)(void *addr, size_t bytes,
+                   int node); /* memory that is yet to be touched; a hint */
+};
+extern HIDDEN struct os_numa os_numa;
+uint64_t os_numa_parse(const char *list); /* "0-1,3", as the kernel writes it */
 
 /* -- waiting (futex.c) ------------------------------------------------------------------------ */
 

@@ -6,16 +6,22 @@
  *             static    glibc says how large the area is; in a static executable, or when it does
  *                       not say, it is measured from the calling thread's own blocks at os_tls_init
  *             dynamic   the thread's dtv: an array of {block, what to free} by module id, its length
- *                       before its first element. A block with something to free is malloc's.
+ *                       before its first element. A block with something to free is malloc's; how
+ *                       large it is says the word before it; malloc_usable_size, if the program has
+ *                       another malloc than glibc's.
  *             specific  in struct pthread: a block of 32 {seq, value}, and behind it 32 pointers to
  *                       such blocks, the first of them to that one. No header says where: os_tls_init
  *                       looks for the pointer to the block right before it, and proves the find
  *                       with a key of its own.
  *             musl: dtv[0] modules, then plain pointers; sizes are noted by module id.
+ * Invariants  [tls.freed]  the loader frees the block of a library that is gone before it takes it out
+ *             of the dtv, and a thread may be stopped in between. So what a dtv names is copied by the
+ *             kernel, which refuses what is not mapped; what is stale in it is an address like others.
  * Limits      glibc >= 2.25 (layout of the dtv). A thread stopped inside the loader while that grows
  *             its dtv has, for some instructions, a dtv that was freed: an impossible length in it is
- *             recognised, and then its dynamic blocks are left out.
- * Locking     none; os_each_tls_range reads foreign memory and calls malloc_usable_size, which reads too.
+ *             recognised, and then its dynamic blocks are left out. Another malloc is asked for the
+ *             size of a block that it has freed, or frees just then, in the same few instructions.
+ * Locking     none; os_each_tls_range reads foreign memory.
  * Tests       tests/unit/test_os_tls.c
  */
 #ifndef _GNU_SOURCE
@@ -27,9 +33,13 @@
 #include "base/bits.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <limits.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 typedef void tls_range_fn(void *arg, uintptr_t start, size_t bytes);
 
@@ -94,6 +104,70 @@ static NO_SANITIZE const struct dtv_entry *tls_dtv(uintptr_t tp, size_t *length)
     return dtv; /* entries 1..length */
 }
 
+/* Copied by the kernel, which refuses what is not mapped. */
+static bool tls_copy(void *to, uintptr_t from, size_t bytes)
+{
+    struct iovec local = {to, bytes};
+    struct iovec remote = {(void *)from, bytes};
+    int saved = errno;
+    ssize_t n = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+    if (n < 0 && errno != EFAULT) { /* a sandbox forbids it, or an emulator has no such call */
+        memcpy(to, (const void *)from, bytes);
+        n = (ssize_t)bytes;
+    }
+    errno = saved;
+    return n == (ssize_t)bytes;
+}
+
+static bool tls_malloc_has_heads; /* as glibc's; set by os_tls_init, constant after */
+
+/* What the word before a block of glibc's malloc says of its size; 0: there is none. */
+static size_t tls_block_told(uintptr_t start)
+{
+    enum { IS_MAPPED = 2, FLAGS = 7 }; /* the size is the chunk's, with its head or two */
+    uintptr_t head = 0;
+    if (!tls_copy(&head, start - sizeof head, sizeof head)) {
+        return 0;
+    }
+    size_t size = head & ~(uintptr_t)FLAGS;
+    size_t over = (head & IS_MAPPED) != 0 ? 2 * sizeof head : sizeof head;
+    return size > over ? size - over : 0;
+}
+
+static size_t tls_block_bytes(uintptr_t start)
+{
+    return tls_malloc_has_heads ? tls_block_told(start) : malloc_usable_size((void *)start);
+}
+
+/* The program may have another malloc than glibc's. */
+static void tls_malloc_probe(void)
+{
+    static const size_t sizes[] = {40, 1001, 5000, 300001}; /* the last is mapped by itself */
+    tls_malloc_has_heads = true;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        void *block = malloc(sizes[i]);
+        if (block == NULL || tls_block_told((uintptr_t)block) != malloc_usable_size(block)) {
+            tls_malloc_has_heads = false;
+        }
+        free(block);
+    }
+}
+
+static void tls_block(uintptr_t start, tls_range_fn *fn, void *arg)
+{
+    uintptr_t words[128]; /* not more: the stack may be a small alternate one */
+    size_t bytes = align_down(tls_block_bytes(start), sizeof words[0]);
+    while (bytes != 0) {
+        size_t n = bytes < sizeof words ? bytes : sizeof words;
+        if (!tls_copy(words, start, n)) {
+            return;
+        }
+        fn(arg, (uintptr_t)words, n);
+        start += n;
+        bytes -= n;
+    }
+}
+
 static NO_SANITIZE void tls_dynamic(uintptr_t tp, tls_range_fn *fn, void *arg)
 {
     size_t length;
@@ -105,8 +179,7 @@ static NO_SANITIZE void tls_dynamic(uintptr_t tp, tls_range_fn *fn, void *arg)
             continue; /* none, or in the static area */
         }
         if (block - start < DTV_ALIGN_MOST && start % sizeof(uintptr_t) == 0) {
-            size_t bytes = malloc_usable_size((void *)start);
-            fn(arg, start, align_down(bytes, sizeof(uintptr_t)));
+            tls_block(start, fn, arg); /* [tls.freed] */
         }
     }
 }
@@ -248,6 +321,7 @@ void os_tls_init(void)
     if (tls_static_size == 0) {
         tls_static_size = tls_static_measured();
     }
+    tls_malloc_probe();
     tls_specific_probe();
 }
 

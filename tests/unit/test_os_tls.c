@@ -2,7 +2,8 @@
  *
  * Claim   __thread variables of the executable and of libraries loaded later, by whatever model, and
  *         values of pthread_setspecific, however many keys there are, lie in the ranges given: for the
- *         calling thread, from a signal handler, and for a thread that stands still.
+ *         calling thread, from a signal handler, and for a thread that stands still. What the loader has
+ *         freed and still names is read as far as it is mapped.
  * Oracle  A number of its own for each variable; the same search must not find it before it is stored
  *         and after it is wiped.
  *
@@ -11,6 +12,7 @@
 #include "os/os.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -18,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -344,6 +347,65 @@ static void test_libraries(void **state)
     check_everywhere(library_fill, library_wipe, 300, 2 * library_count);
 }
 
+/* -- a block that the loader has freed and still names -------------------------------------------- */
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+enum { STALE = 5, AROUND = 64 << 10 };
+
+static void test_freed(void **state)
+{
+    (void)state;
+    /* Like a thread of glibc's: a dtv that names our blocks, and nothing else. */
+    char *around = calloc(1, 2 * AROUND);
+    assert_non_null(around);
+    assert_true(os_tls_static_bytes() + 4096 < AROUND);
+    uintptr_t tp = (uintptr_t)around + AROUND;
+    uintptr_t dtv[2 * (STALE + 3)] = {STALE + 1};
+#if defined(__x86_64__)
+    ((uintptr_t *)tp)[1] = (uintptr_t)&dtv[2];
+#else
+    ((uintptr_t *)tp)[0] = (uintptr_t)&dtv[2];
+#endif
+    size_t page = os_page_size();
+    char *map = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(map, MAP_FAILED);
+    assert_int_equal(munmap(map + 2 * page, page), 0);
+    uintptr_t *good = malloc(5000);
+    assert_non_null(good);
+    memset(good, 0, 5000);
+    good[620] = number(400);
+    uintptr_t blocks[STALE + 1] = {
+        (uintptr_t)map + 2 * page + 16,  /* gone, with its head */
+        (uintptr_t)map + 2 * page,       /* gone behind its head */
+        (uintptr_t)map + page,           /* a head that says nothing */
+        (uintptr_t)map + page + 1024,    /* a head of a chunk that reaches into what is gone */
+        (uintptr_t)map + 3 * page + 512, /* a head of 1: smaller than any */
+        (uintptr_t)good,
+    };
+    *(uintptr_t *)(map + page + 1024 - 8) = (UINT64_C(1) << 40) | 1;
+    *(uintptr_t *)(map + 2 * page - 8) = 4096 | 1;
+    *(uintptr_t *)(map + page + 1024) = number(401);
+    *(uintptr_t *)(map + 3 * page + 512 - 8) = 1;
+    for (size_t i = 0; i <= STALE; i++) {
+        dtv[2 * (i + 2)] = blocks[i];
+        dtv[2 * (i + 2) + 1] = blocks[i];
+    }
+    errno = 77;
+    assert_true(tls_has(tp, 400));
+    assert_int_equal(errno, 77);
+    assert_true(tls_has(tp, 401)); /* stale, but there */
+    free(good);
+    assert_int_equal(munmap(map, 4 * page), 0);
+    free(around);
+}
+#else
+static void test_freed(void **state)
+{
+    (void)state;
+    skip(); /* musl never unloads; a sanitizer's malloc is asked for sizes, and aborts */
+}
+#endif
+
 int main(void)
 {
     os_tls_init();
@@ -351,6 +413,7 @@ int main(void)
         cmocka_unit_test(test_static),
         cmocka_unit_test(test_specific),
         cmocka_unit_test(test_libraries),
+        cmocka_unit_test(test_freed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
