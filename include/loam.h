@@ -180,7 +180,9 @@ LOAM_API void loam_free(void *p);
  * is declared __alloc_size__: _FORTIFY_SOURCE would forbid the rest). NULL: 0. */
 LOAM_API size_t loam_usable_size(const void *p);
 
-/* The start of the object around p; NULL outside the heap or in a free slot. Any value will do. */
+/* The start of the object around p; NULL outside the heap or in a free slot. Any value will do; but one
+ * that was no pointer to the object before, as a number read from somewhere, brings nothing back to life:
+ * of an object that nothing names the start is found until it is collected, which may be at once. */
 LOAM_API void *loam_base(const void *p);
 
 /* A noscan copy of s. NULL and ENOMEM; EINVAL: s is NULL. */
@@ -290,7 +292,8 @@ LOAM_API int loam_set_signal(int signo);
 /* ---- Collection ---------------------------------------------------------------------------------
  *
  * Go's pacer (runtime/mgcpacer.go): a cycle starts so that it is finished when the heap has grown
- * by GOGC percent over what the last one found alive. GOGC, GOMAXPROCS and GODEBUG
+ * by GOGC percent over what the last one found alive. GOGC, GOMEMLIMIT (`off`; bytes, with B, KiB, MiB, GiB or
+ * TiB behind the number; `auto`: 90 % of the container's limit), GOMAXPROCS and GODEBUG
  * (`key=value,...`) are read once, at first use, with Go's syntax and defaults; what cannot be parsed
  * is named on stderr and ignored. These change them while the program runs, at once.
  */
@@ -306,6 +309,42 @@ LOAM_API int loam_set_gc_percent(int percent);
 /* No cycle starts by itself below this heap, in bytes; unless set, the goal is at least Go's
  * 4 MiB * GOGC / 100. Negative only asks. Gives the old value, at first that of Go. */
 LOAM_API int64_t loam_set_min_heap(int64_t bytes);
+
+/* GOMEMLIMIT, in bytes: what the library has from the system and has not returned stays below it for as long
+ * as that is possible, with GOGC off, too: cycles start earlier, and free memory goes back. Unless set there is none,
+ * INT64_MAX. A limit below what is alive is not kept; then the program goes on with the share of the processors that
+ * loam_set_gc_cpu_limit leaves it. Negative only asks. Gives the old value. The stack and data of the program and what
+ * it has from malloc are not counted. (Go: debug.SetMemoryLimit) */
+LOAM_API int64_t loam_set_memory_limit(int64_t bytes);
+
+/* With a memory limit the collector, and allocators that work for it, use at most about this share of the processor
+ * time that the process uses (over some seconds), 0 to 1, and rather exceed the limit; 0.5 unless set. What marks in the
+ * background, a quarter of the processors while a cycle runs, is counted, not slowed down. Negative and NaN only ask.
+ * Gives the old value. (Go's CPU limiter: there fixed.) */
+LOAM_API double loam_set_gc_cpu_limit(double share);
+
+/* Memory outside the heap that heap objects own (a buffer of malloc's, a mapping), in bytes: delta more, or less when it
+ * is negative. It counts as live heap when the collector decides when to run, so a small object that owns much does not
+ * wait for the heap to grow; not for the memory limit, nor in statistics. The sum never falls below 0. Any attached
+ * thread, also from finalizers and cleanups; a thread that adds pays for it as for an allocation. */
+LOAM_API void loam_add_external_bytes(int64_t delta);
+
+/* Memory is short: what must stay (what is alive, with what the library needs for it) is above 75 % of the memory limit
+ * (NEAR), 95 % (AT), or above it (OVER). Caches may shrink. */
+typedef enum loam_pressure {
+    LOAM_PRESSURE_NEAR = 1,
+    LOAM_PRESSURE_AT,
+    LOAM_PRESSURE_OVER
+} loam_pressure;
+
+/* fn(level, arg) is called after each cycle that finds memory short, and with OVER before an allocation fails, when a
+ * collection has not helped (the out-of-memory handler comes after it); then another collection follows. On the
+ * library's own thread, as finalizers, in the order of the calls; it may allocate. arg is kept alive. 0; -1 and ENOMEM,
+ * or EINVAL: fn is NULL. The same fn and arg may be added more than once. */
+LOAM_API int loam_add_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg);
+
+/* Undo one such call; fn may still be running, or run once more, when it returns. 0; -1 and EINVAL: there is none. */
+LOAM_API int loam_remove_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg);
 
 /* GOMAXPROCS: processors that the collector reckons with; n < 1 only asks. Gives the old value. */
 LOAM_API int loam_set_max_procs(int n);

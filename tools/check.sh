@@ -1,14 +1,15 @@
 #!/bin/bash
 # check.sh [STEP...] - what `make test` runs: every check in order, up to the first that fails.
 #
-# Steps     format layers cppcheck tidy release debug clang                     (the default)
-#           asan tsan aarch64 long                                              (`make test-long`)
-# The three that stand with long are not clean yet; they join the default when they are.
+# Steps     format layers cppcheck tidy release debug clang asan tsan           (the default)
+#           aarch64 long                                                        (`make test-long`)
+# aarch64 joins the default when it is known why api.signal_handlers hangs there, 1 time in 60 under load:
+# pthread_kill waits for the lock of a thread that nobody holds.
 # Each prints a heading, its result and its time; what it said in full is in build/log/STEP.log.
 # The last line is `N passed, N failed`: cases of ctest and the checks that are not of ctest, summed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-default="format layers cppcheck tidy release debug clang"
+default="format layers cppcheck tidy release debug clang asan tsan"
 jobs=$(nproc)
 logs=build/log
 mkdir -p $logs
@@ -136,11 +137,11 @@ step_debug()
     build debug && run_tests debug -L '^quick$'
 }
 
-title_asan="address and undefined behaviour sanitizers: all tests"
+title_asan="address and undefined behaviour sanitizers: quick tests"
 step_asan()
 {
     launcher=$fixed_addresses
-    build asan && run_tests asan -LE '^long$'
+    build asan && run_tests asan -L '^quick$'
 }
 
 title_tsan="thread sanitizer: quick tests"
@@ -166,12 +167,14 @@ step_aarch64()
     build aarch64 && run_tests aarch64 -L '^quick$'
 }
 
-title_long="long tests; all structures checked; load under the thread sanitizer"
+title_long="long tests; all structures checked; load under the sanitizers"
 step_long()
 {
     build release && run_tests release -L '^long$' &&
         build paranoid && run_tests paranoid -L '^quick$' &&
-        build tsan && launcher=$fixed_addresses && run_tests tsan -L '^stress$'
+        launcher=$fixed_addresses &&
+        build asan && run_tests asan -L '^stress$' &&
+        build tsan && run_tests tsan -L '^stress$'
 }
 
 # ---- all of them ---------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ total=$(echo "$steps" | wc -w) number=0
 for step in $steps; do
     title=title_$step
     if [ -z "${!title:-}" ]; then
-        echo "check.sh: no step $step; there are: $default long" >&2
+        echo "check.sh: no step $step; there are: $default aarch64 long" >&2
         exit 2
     fi
     number=$((number + 1)) log=$logs/$step.log launcher="" said="" began=$SECONDS

@@ -85,18 +85,11 @@ void loam_free(void *p)
     }
 }
 
-/* A slot that waits in this thread's cache is free; in that of another one it cannot be told. */
-static bool find_allocated(uintptr_t addr, struct mspan **s, size_t *index)
-{
-    return heap_find_object(addr, s, index) &&
-           !(m_self != NULL && mcache_holds(&m_self->cache, *s, addr));
-}
-
 size_t loam_usable_size(const void *p)
 {
     struct mspan *s;
     size_t index;
-    return find_allocated((uintptr_t)p, &s, &index) ? s->elem_size : 0;
+    return m_find_object((uintptr_t)p, &s, &index) ? s->elem_size : 0;
 }
 
 void *loam_base(const void *p)
@@ -104,7 +97,7 @@ void *loam_base(const void *p)
     struct mspan *s;
     size_t index;
     uintptr_t addr = (uintptr_t)p & heap.pointer_mask;
-    return find_allocated(addr, &s, &index) ? (void *)mspan_object(s, index) : NULL;
+    return m_find_object(addr, &s, &index) ? (void *)mspan_object(s, index) : NULL;
 }
 
 char *loam_strdup(const char *s)
@@ -292,6 +285,50 @@ int64_t loam_set_min_heap(int64_t bytes)
     return m != NULL ? gc_set_min_heap(m, bytes) : -1;
 }
 
+int64_t loam_set_memory_limit(int64_t bytes)
+{
+    struct m *m = malloc_self();
+    return m != NULL ? gc_set_memory_limit(m, bytes) : -1;
+}
+
+double loam_set_gc_cpu_limit(double share)
+{
+    struct m *m = malloc_self();
+    return m != NULL ? gc_set_cpu_limit(m, share) : -1;
+}
+
+void loam_add_external_bytes(int64_t delta)
+{
+    struct m *m = malloc_self();
+    if (m != NULL) {
+        malloc_external(m, delta);
+    }
+}
+
+int loam_add_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg)
+{
+    struct m *m = malloc_self();
+    if (fn == NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (m == NULL || !gc_pressure_add(m, fn, arg)) {
+        errno = ENOMEM;
+        return -1;
+    }
+    return 0;
+}
+
+int loam_remove_pressure_handler(void (*fn)(loam_pressure level, void *arg), void *arg)
+{
+    struct m *m = malloc_self();
+    if (m == NULL || !gc_pressure_remove(m, fn, arg)) {
+        errno = EINVAL;
+        return -1;
+    }
+    return 0;
+}
+
 int loam_set_max_procs(int n)
 {
     if (malloc_self() == NULL) {
@@ -311,7 +348,10 @@ void loam_free_os_memory(void)
         add_acqrel(&heap.give_up_pages, 1u); /* release: seen in the cycle that is asked for now */
         gc_collect(m);
         sub_acqrel(&heap.give_up_pages, 1u);
-        gc_release_free_pages(m);
+        gc_scavenge_all(m);
+        if (gc.options.scavenge_trace > 0) {
+            gctrace_print_scavenger(true);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
  *
  * Model       debt += bytes allocated * (scan work left / bytes left to the goal); paid first from what
  *             the background did ahead, then by marking, never for longer than ASSIST_NS at a time; the
- *             rest stays as debt. Where there is nothing to take and the heap is at its goal, the
+ *             rest stays as debt. Where there is nothing to take and the heap is over its goal, the
  *             thread waits a moment for the markers.
  * From Go     gcAssistAlloc; differs: bounded per allocation, the rest is carried.
  * Tests       tests/stress, bench/latency.c
@@ -31,12 +31,13 @@ static int64_t take_credit(int64_t debt)
 
 /* Over the goal, with nothing to mark: before the mark phase and between its rounds the caller lets the
  * threads that have not yet answered have the processor. Far over it, longer: there the collector has not had
- * one for milliseconds. 0: not at all. */
+ * one for milliseconds. A little over it not at all (0): where all processors are busy, who waits a tenth of a
+ * millisecond may come back after some. */
 static int64_t must_wait_ns(void)
 {
     uint64_t goal = load_rlx(&gc.pacer.assist_goal);
     uint64_t live = load_rlx(&gc.live);
-    if (goal == 0 || live <= goal || (load_acq(&gc.phase) == GC_OFF && !gc_is_due())) {
+    if (goal == 0 || live <= goal + goal / 32 || (load_acq(&gc.phase) == GC_OFF && !gc_is_due())) {
         return 0;
     }
     return live - goal < goal / 8 ? WAIT_NS : 10 * WAIT_NS;
@@ -70,6 +71,9 @@ static bool mark_some(struct m *m)
 
 void gc_assist(struct m *m, size_t bytes)
 {
+    if (unlikely(load_rlx(&gc.limiting))) {
+        return;
+    }
     if (load_acq(&gc.phase) == GC_MARK) { /* acquire: pairs with the cycle */
         m->assist_debt += owed(bytes);
         if (m->assist_debt < ASSIST_MIN) {
@@ -82,8 +86,6 @@ void gc_assist(struct m *m, size_t bytes)
     }
     int64_t wait = must_wait_ns();
     if (wait != 0) {
-        int64_t begin = os_nanotime();
-        gc_wait_progress(m, wait);
-        m_count_pause(m, os_nanotime() - begin); /* no processor's time: not gc.assist_time */
+        gc_wait_progress(m, wait); /* no processor's time: not gc.assist_time */
     }
 }

@@ -3,7 +3,7 @@
  * Purpose     Stores record the overwritten and the new target in their thread's buffer; a full buffer,
  *             a handshake or the thread's end marks them.
  * Invariants  [barrier.buffer]  only the owner writes its buffer, while busy. A signal handler of the
- *             program that interrupts busy code marks at once instead (gc_shade_now).
+ *             program that interrupts busy code marks at once instead (gc_shade).
  * From Go     mbarrier.go, mwbbuf.go: hybrid of Yuasa's deletion and Dijkstra's insertion barrier.
  * Tests       tests/model [store] [buffer-full], tests/api/stores.c
  */
@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-/* [H-FLUSH], [exit], [buffer-full]. */
+/* [H-FLUSH], [exit], [buffer-full] */
 void gc_flush_wbbuf(struct m *m)
 {
     struct wbbuf *b = &m->wbbuf;
@@ -23,29 +23,23 @@ void gc_flush_wbbuf(struct m *m)
     gcwork_publish(&m->work);
 }
 
-/* Lock-free and re-entrant: the span is published as a batch of its own. */
-void gc_shade_now(struct m *m, uintptr_t word)
+/* Re-entrant: the span is published as a batch of its own. */
+static void shade_now(uintptr_t word)
 {
-    if (m != NULL && m->busy == 0) {
-        m_enter(m);
-        mark_word(&m->work, word);
-        gcwork_publish(&m->work);
-        m_leave(m);
-        return;
-    }
     struct mspan *s;
     size_t index;
     struct mark_bit b;
     uintptr_t off = (word & heap.pointer_mask) - heap.base;
-    if (off >= load_rlx(&heap.used) || !mark_bit_of(off, &b) ||
+    if (off >= load_rlx(&heap.used) || !mark_bit_of(off, &b) || (load_rlx(b.word) & b.mask) != 0 ||
         !heap_find_object(heap.base + off, &s, &index)) {
-        return;
+        return; /* relaxed: as in mark_offset; what is marked does not dirty the round */
     }
     store_rlx(&gc.dirty, 1u); /* before the mark: as in mark_offset */
     world_delay(DELAY_SHADE);
     if ((or_sc(b.word, b.mask) & b.mask) != 0) {
         return;
     }
+    ASSERT(gc_phase_marks(load_rlx(&gc.phase))); /* [phase.late] */
     add_rlx(&gc.bytes_marked, s->elem_size);
     if (b.desc & PAGEDESC_KEYS) {
         ends_key_marked(s, index);
@@ -55,20 +49,40 @@ void gc_shade_now(struct m *m, uintptr_t word)
     }
 }
 
+void gc_shade(struct m *m, uintptr_t word)
+{
+    struct phase_hold h = gc_hold_phase(m);
+    if (gc_phase_marks(h.phase)) {
+        shade_now(word);
+    }
+    gc_release_phase(m, h);
+}
+
 /* -- stores ------------------------------------------------------------------------------------ */
+
+/* [buffer-full]: from [mark-done] on all that the program holds is marked, and nothing else shall be. */
+static void full_buffer(struct m *m)
+{
+    struct phase_hold h = gc_hold_phase(m);
+    if (gc_phase_marks(h.phase)) {
+        gc_flush_wbbuf(m);
+    }
+    m->wbbuf.n = 0;
+    gc_release_phase(m, h);
+}
 
 /* Busy: no handshake is answered between the test of the flag and the store. */
 void gc_record(struct m *m, uintptr_t old, uintptr_t now)
 {
     if (m->busy > 1) { /* a signal handler over busy code: the buffer may be half-written */
-        gc_shade_now(m, old);
-        gc_shade_now(m, now);
+        gc_shade(m, old);
+        gc_shade(m, now);
         return;
     }
     world_delay(DELAY_STORE);
     struct wbbuf *b = &m->wbbuf;
     if (b->n + 2 > WBBUF_ENTRIES) {
-        gc_flush_wbbuf(m); /* [buffer-full] */
+        full_buffer(m);
     }
     b->entries[b->n] = now;
     b->entries[b->n + 1] = old;

@@ -4,7 +4,7 @@
  * Model       [sweep-done] [H-ON] [H-BLACK] [roots] [H-SCAN] [drain] [H-FLUSH]... [mark-done] [H-OFF]
  *             [flip]+[H-GIVEBACK] [sweep]. One thread takes the steps; helpers and allocators mark.
  * Invariants  those of the model, cited at each step below.
- * Locking     cycle_lock: the whole cycle. weak_lock: mark-done and flip against weak to strong.
+ * Locking     cycle_lock: the whole cycle. The phase is closed (phase.c) for mark-done and the flip.
  * From Go     mgc.go; differs: no stop of the world; what Go does in its two stops is a handshake here.
  * Tests       tests/model/cycle.pml, tests/stress
  */
@@ -36,6 +36,7 @@ static struct {
     int ndedicated; /* of these: helpers of normal priority; the others have what nobody wants */
     _Atomic int64_t dedicated_ns;
     _Atomic int64_t idle_ns;
+    int64_t marked_before; /* by allocators and dedicated helpers, in cycles before this one; ns */
     bool boosted;
 } collector;
 
@@ -108,16 +109,17 @@ static void post_off(void)
     set_barrier(0);
 }
 
-/* [flip]: one step with the posting of [H-GIVEBACK]; under weak_lock, so that [weak] sees all of it. */
+/* [flip]: one step with the posting of [H-GIVEBACK]; the phase closed, so that [weak] sees all of it. */
 static void post_flip(void)
 {
-    mutex_lock(&gc.weak_lock);
+    gc_close_phase_locked();
+    CHECK(gc_work_empty(), "something was marked after the end of marking"); /* [phase.late] */
     store_rel(&gc.sweep_done, false);
-    store_rlx(&gc.live, load_rlx(&gc.bytes_marked));
+    store_rlx(&gc.live, load_rlx(&gc.bytes_marked) + load_rlx(&gc.external));
     store_rlx(&gc.black, false);
     store_rel(&heap.sweepgen, load_rlx(&heap.sweepgen) + 2);
     store_rel(&gc.phase, GC_OFF);
-    mutex_unlock(&gc.weak_lock);
+    gc_open_phase_locked();
 }
 
 /* [attach]: under world.lock, as the posting. */
@@ -131,19 +133,26 @@ static void on_attach(struct m *m)
     }
 }
 
-/* [exit]: what the buffer names nobody else may know of; marking it dirties the round. */
+static void take_max(_Atomic uint64_t *from, _Atomic uint64_t *to)
+{
+    uint64_t t = xchg_rlx(from, UINT64_C(0)); /* relaxed: a report */
+    if (t > load_rlx(to)) {
+        store_rlx(to, t);
+    }
+}
+
+/* [exit]: what the buffer names nobody else may know of; marking it dirties the round. Under world.lock, so
+ * the phase holds still. */
 static void on_detach(struct m *m)
 {
-    if (load_acq(&gc.phase) != GC_OFF) {
+    if (gc_phase_marks(load_acq(&gc.phase))) {
         gc_scan_stacks(m); /* nobody's from now on, and [roots] may have been */
+        gc_flush_wbbuf(m);
     }
-    gc_flush_wbbuf(m);
     gc_live_sub(mcache_release(&m->cache));
     add_rlx(&gc.pause_total, load_rlx(&m->pause_total_ns));
-    uint64_t max = load_rlx(&m->pause_max_ns);
-    if (max > load_rlx(&gc.pause_max)) {
-        store_rlx(&gc.pause_max, max); /* relaxed: under world.lock, as take_pauses */
-    }
+    take_max(&m->pause_max_ns, &gc.pause_max); /* under world.lock, as take_pauses */
+    take_max(&m->answer_max_ns, &gc.answer_max);
 }
 
 /* -- marking ----------------------------------------------------------------------------------- */
@@ -179,16 +188,23 @@ void gc_wait_progress(struct m *m, int64_t most_ns)
     if (m->busy != 0) {
         return;
     }
+    int64_t begin = os_nanotime();
     struct m_wait wait;
     m_begin_wait(m, &wait);
     atomic_fetch_add_explicit(&gc.progress_waiters, 1, memory_order_seq_cst);
     os_futex_wait(&gc.progress, seen, most_ns);
     sub_rlx(&gc.progress_waiters, 1u);
+    int64_t waited = os_nanotime() - begin;
     m_end_wait(m, &wait);
+    /* When the system gives it a processor again is not of our making. */
+    m_count_pause(m, waited < most_ns ? waited : most_ns);
 }
 
 static void wake_markers(void)
 {
+    if (load_rlx(&gc.quiet)) {
+        return;
+    }
     add_acqrel(&gc.work_seq, 1u); /* release: phase, paused; pairs with helper_main */
     os_futex_wake(&gc.work_seq, INT_MAX);
 }
@@ -223,13 +239,13 @@ static bool round_is_clean(void)
         gc.last.rounds++;
         step(h_flush, NULL);
         world_delay(DELAY_STEP);
-        mutex_lock(&gc.weak_lock);
+        gc_close_phase();
         clean = load_sc(&gc.dirty) == 0 && gc_work_empty();
         if (clean) {
             world_delay(DELAY_STEP);
             store_rel(&gc.phase, GC_END); /* [mark-done] */
         }
-        mutex_unlock(&gc.weak_lock);
+        gc_open_phase();
     }
     store_sc(&gc.paused, false);
     if (!clean) {
@@ -238,13 +254,32 @@ static bool round_is_clean(void)
     return clean;
 }
 
-/* The background's share is a quarter of the processors: with few of them the collector rests between
- * slices, unless somebody waits for it. */
+/* The background's share is a quarter of the processors, of one of them if nobody needs the cycle: with
+ * few of them the collector rests between slices, unless somebody waits for it. */
 static void rest(int64_t worked)
 {
-    double share = PACER_UTILIZATION * load_rlx(&gc.options.max_procs);
+    int procs = load_rlx(&gc.quiet) ? 1 : load_rlx(&gc.options.max_procs);
+    double share = PACER_UTILIZATION * procs;
     if (share < 1.0 && load_rlx(&gc.waiters) == 0 && !gc.options.stop_the_world) {
         os_sleep_ns((int64_t)((double)worked * (1.0 - share) / share));
+    }
+}
+
+static void account_limiter(void)
+{
+    if (load_rlx(&heap.limit) == UINT64_MAX) {
+        return; /* the limiter works with a memory limit only */
+    }
+    gc_account_limiter(os_thread_cputime() + collector.marked_before + load_rlx(&gc.assist_time) +
+                       load_rlx(&collector.dedicated_ns));
+}
+
+/* The program wants its memory after all. */
+static void end_quiet(void)
+{
+    if (load_rlx(&gc.quiet) && gc_is_due()) {
+        store_rlx(&gc.quiet, false);
+        wake_markers();
     }
 }
 
@@ -263,6 +298,8 @@ static void mark_to_the_end(void)
         pacer_revise(&gc.pacer, load_rlx(&gc.live),
                      load_rlx(&gc.scan_work) + load_rlx(&gc.stack_scan));
         mutex_unlock(&gc.pacer_lock);
+        account_limiter();
+        end_quiet();
         world_safepoint();
         if (!gc_work_empty()) {
             rest(os_nanotime() - begin);
@@ -338,6 +375,7 @@ static void begin_counts(struct gc_cycle_stats *st)
     store_rlx(&gc.stack_scan, UINT64_C(0));
     store_rlx(&gc.globals_scan, UINT64_C(0));
     store_rlx(&gc.bg_credit, INT64_C(0));
+    collector.marked_before += load_rlx(&gc.assist_time) + load_rlx(&collector.dedicated_ns);
     store_rlx(&gc.assist_time, INT64_C(0));
     store_rlx(&collector.dedicated_ns, INT64_C(0));
     store_rlx(&collector.idle_ns, INT64_C(0));
@@ -349,7 +387,9 @@ static void end_of_mark_counts(struct gc_cycle_stats *st, int64_t worker_ns)
     st->mark_end = os_nanotime();
     st->last_walltime = os_walltime();
     st->live_end = load_rlx(&gc.live);
-    st->marked = load_rlx(&gc.bytes_marked);
+    st->inuse_end = load_rlx(&heap.stats.heap_inuse);
+    uint64_t external = load_rlx(&gc.external);
+    st->marked = load_rlx(&gc.bytes_marked) + external;
     st->stack_scan = load_rlx(&gc.stack_scan);
     st->globals_scan = load_rlx(&gc.globals_scan);
     st->assist_ns = load_rlx(&gc.assist_time);
@@ -367,23 +407,22 @@ static void end_of_mark_counts(struct gc_cycle_stats *st, int64_t worker_ns)
         .procs = load_rlx(&gc.options.max_procs),
     };
     mutex_lock(&gc.pacer_lock);
-    gc.pacer.gc_percent = load_rlx(&gc.gc_percent);
     pacer_end_cycle(&gc.pacer, &c);
-    store_rlx(&gc.trigger, gc.pacer.trigger);
+    gc.external_marked = external;
     mutex_unlock(&gc.pacer_lock);
+    gc_commit_goal();
 }
 
-static uint64_t take_pauses(void)
+static void take_pauses(struct gc_cycle_stats *st)
 {
-    uint64_t max = 0;
     mutex_lock(&world.lock);
     for (struct m *m = world.ms; m != NULL; m = m->next) {
-        uint64_t t = xchg_rlx(&m->pause_max_ns, UINT64_C(0)); /* relaxed: a report */
-        max = t > max ? t : max;
+        take_max(&m->pause_max_ns, &gc.pause_max);
+        take_max(&m->answer_max_ns, &gc.answer_max);
     }
-    uint64_t left = xchg_rlx(&gc.pause_max, UINT64_C(0)); /* of threads that ended */
+    st->pause_max_ns = xchg_rlx(&gc.pause_max, UINT64_C(0));
+    st->answer_max_ns = xchg_rlx(&gc.answer_max, UINT64_C(0));
     mutex_unlock(&world.lock);
-    return left > max ? left : max;
 }
 
 static void sweep_in_background(void)
@@ -395,6 +434,7 @@ static void sweep_in_background(void)
         while (more && os_nanotime() - begin < SLICE_NS) {
             more = gc_sweep_one();
         }
+        end_quiet();
         world_safepoint();
         if (!more) {
             break;
@@ -444,7 +484,7 @@ static void cycle(void)
         world_start();
     }
     st->handshake_ns = (int64_t)load_rlx(&world.handshake_max_ns);
-    st->pause_max_ns = take_pauses();
+    take_pauses(st);
     sweep_in_background(); /* [sweep] */
     st->end = os_nanotime();
     store_rlx(&gc.last_end, st->end);
@@ -465,7 +505,10 @@ bool gc_is_due(void)
 static void run_cycle(void)
 {
     mutex_lock(&gc.cycle_lock);
+    account_limiter();
     cycle();
+    gc_read_container();
+    gc_commit_goal(); /* all is swept: what is lost in spans is known */
     if (gc.last.forced) {
         add_rlx(&gc.num_forced, 1u);
     }
@@ -473,7 +516,9 @@ static void run_cycle(void)
         gc.cycle_ended();
     }
     store_rel(&gc.finished, load_rlx(&gc.started)); /* release: pairs with gc_collect */
+    gc_scavenge_cycle_ended(gc.last.inuse_end);
     mutex_unlock(&gc.cycle_lock);
+    gc_pressure_cycle_ended(gc_must_stay(gc.last.marked));
     ends_cycle_ended();
     os_futex_wake(&gc.finished, INT_MAX);
 }
@@ -554,12 +599,21 @@ static void collector_main(void *arg)
     for (;;) {
         uint32_t seen = load_acq(&gc.wakeups);
         int64_t left = until_forced_ns();
-        if (left == 0 || gc_is_due()) {
-            if (load_rlx(&gc.live) >= HELPERS_FROM) {
+        bool due = gc_is_due();
+        if (left == 0 || due) {
+            if (due && load_rlx(&gc.live) >= HELPERS_FROM) {
                 start_helpers();
             }
+            store_rlx(&gc.quiet, !due);
             run_cycle();
+            store_rlx(&gc.quiet, false);
             continue;
+        }
+        mutex_lock(&gc.cycle_lock); /* as a cycle's sweep: who holds it finds the heap at rest */
+        int64_t scavenge = gc_scavenge_step();
+        mutex_unlock(&gc.cycle_lock);
+        if (scavenge >= 0 && (left < 0 || scavenge < left)) {
+            left = scavenge;
         }
         world_lib_pause();
         os_futex_wait(&gc.wakeups, seen, left);
@@ -615,6 +669,7 @@ void gc_start_if_due(struct m *m)
         }
         return;
     }
+    gc_follow_limit(m);
     if (!gc_is_due()) {
         return;
     }
@@ -641,6 +696,12 @@ static uint32_t ask_for_cycle(bool by_program)
     }
     raise_to(&gc.forced, ticket);
     return ticket;
+}
+
+void gc_ask(void)
+{
+    (void)ask_for_cycle(false);
+    gc_wake();
 }
 
 static void wait_for_cycle(struct m *m, uint32_t ticket)
@@ -672,42 +733,6 @@ void gc_stress(struct m *m)
     gc_wake();
 }
 
-static void commit_pacer(void)
-{
-    gc.pacer.gc_percent = load_rlx(&gc.gc_percent);
-    pacer_commit(&gc.pacer);
-    store_rlx(&gc.trigger, gc.pacer.trigger);
-}
-
-int gc_set_percent(struct m *m, int percent)
-{
-    m_enter(m);
-    mutex_lock(&gc.pacer_lock);
-    int old = atomic_exchange_explicit(&gc.gc_percent, percent < 0 ? -1 : percent,
-                                       memory_order_relaxed);
-    commit_pacer();
-    mutex_unlock(&gc.pacer_lock);
-    m_leave(m);
-    if (old < 0 && percent >= 0) {
-        gc_wake(); /* it sleeps without end */
-    }
-    return old;
-}
-
-int64_t gc_set_min_heap(struct m *m, int64_t bytes)
-{
-    m_enter(m);
-    mutex_lock(&gc.pacer_lock);
-    int64_t old = pacer_min_heap(&gc.pacer);
-    if (bytes >= 0) {
-        gc.pacer.min_heap = bytes < INT64_C(1) << 62 ? bytes : INT64_C(1) << 62;
-        commit_pacer();
-    }
-    mutex_unlock(&gc.pacer_lock);
-    m_leave(m);
-    return old;
-}
-
 static void collect(struct m *m, bool by_program)
 {
     uint32_t ticket = ask_for_cycle(by_program);
@@ -726,9 +751,9 @@ void gc_collect(struct m *m)
     collect(m, true);
 }
 
-bool gc_emergency(struct m *m)
+bool gc_emergency(struct m *m, int tries)
 {
-    if (m->busy != 0) {
+    if (m->busy != 0 || tries > 1 || (tries == 1 && !gc_pressure_ask(m))) {
         return false;
     }
     collect(m, false);
@@ -751,6 +776,7 @@ static void on_fork_child(void)
         m->wbbuf.n = 0;
         m->work.head = m->work.tail = m->work.count = 0;
         m->assist_debt = 0;
+        store_rlx(&m->hold, 0u); /* whose thread had not stopped may have been inside */
         if (m->cache.sweepgen != load_rlx(&heap.sweepgen)) {
             h_give_back(m, NULL); /* flipped, not yet answered */
         }
@@ -759,16 +785,18 @@ static void on_fork_child(void)
     gc_work_reset();
     memset(&collector, 0, sizeof collector);
     memset(&gc.cycle_lock, 0, sizeof gc.cycle_lock);
-    memset(&gc.weak_lock, 0, sizeof gc.weak_lock);
     memset(&gc.pacer_lock, 0, sizeof gc.pacer_lock);
     store_rlx(&heap.sweeping, 0u);
     store_rlx(&heap.give_up_pages, 0u);
     store_rlx(&gc.running, false);
+    store_rlx(&gc.quiet, false);
     store_rlx(&gc.waiters, 0u);
     store_rlx(&gc.finished, load_rlx(&gc.started));
     store_rlx(&gc.forced, load_rlx(&gc.started));
     store_rlx(&gc.asked, load_rlx(&gc.started));
     gc_roots_fork_child();
+    gc_scavenge_fork_child();
+    gc_pressure_fork_child();
     ends_fork_child();
 }
 
@@ -796,7 +824,8 @@ bool gc_init(void)
         store_rlx(&gc.options.max_procs, os_ncpu());
     }
     pacer_init(&gc.pacer, load_rlx(&gc.gc_percent));
-    store_rlx(&gc.trigger, gc.pacer.trigger);
+    pacer_limiter_init(&gc.limiter);
+    gc_commit_goal();
     store_rlx(&gc.sweep_done, true);
     return ends_init();
 }

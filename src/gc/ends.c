@@ -22,10 +22,10 @@
  *                            handle after the flip (`birth`) is alive.
  *             [ends.order]   what a finalizable object reaches is marked, itself not: owners run first.
  *             [ends.late]    what became a root after [roots] passed is shaded by who made it one.
- * Locking     gc.weak_lock > ends.lock > metaalloc's. Program threads take them while busy. weak_lock is
- *             taken only while a cycle marks or ends, as then phase and sweepgen hold still under it; a
- *             busy thread that reads GC_OFF needs none, for [mark-done] waits for its answers. No lock is
- *             held while a program's function runs, or while anything is marked but with weak_lock.
+ * Locking     the phase (phase.c) > ends.lock > metaalloc's. Program threads take them while busy. The phase is
+ *             held only while a cycle marks or ends, as then phase and sweepgen stay what they are; a busy
+ *             thread that reads GC_OFF needs not, for [mark-done] waits for its answers. No lock is held
+ *             while a program's function runs, or while anything is marked.
  * Ordering    lists: a record is published with release, walked with acquire. Ephemerons: each side
  *             sets its mark, then fence_sc, then tests the other's: one of both sees it.
  * From Go     mfinal.go, mcleanup.go, specials of mheap.go, weak; differs: records are found by index
@@ -292,48 +292,23 @@ static void special_detach_locked(struct special *sp)
 
 /* -- entering ---------------------------------------------------------------------------------- */
 
-static bool phase_marks(uint32_t phase)
-{
-    return phase != GC_OFF && phase != GC_END;
-}
-
-/* Busy from here to ends_leave; the phase returned holds still, but for GC_OFF, which may become GC_ON
- * (and nothing later, since that waits for this thread's answer). */
-static uint32_t ends_enter(struct m *m)
+/* Busy from here to ends_leave. */
+static struct phase_hold ends_enter(struct m *m)
 {
     m_enter(m);
-    uint32_t phase = load_acq(&gc.phase); /* acquire: pairs with the flip, sweepgen is seen */
-    if (phase != GC_OFF) {
-        mutex_lock(&gc.weak_lock);
-        phase = load_acq(&gc.phase);
-        if (phase == GC_OFF) {
-            mutex_unlock(&gc.weak_lock);
-        }
-    }
-    return phase;
+    return gc_hold_phase(m);
 }
 
-static void ends_leave(struct m *m, uint32_t phase)
+static void ends_leave(struct m *m, struct phase_hold h)
 {
-    if (phase != GC_OFF) {
-        mutex_unlock(&gc.weak_lock);
-    }
+    gc_release_phase(m, h);
     m_leave(m);
-}
-
-/* [ends.late] */
-static void ends_shade(struct m *m, uint32_t phase, uintptr_t word)
-{
-    if (phase_marks(phase)) {
-        gc_shade_now(m, word);
-    }
 }
 
 /* Is there an object that starts at p? */
 static bool find_start(const void *p, struct mspan **s, size_t *index)
 {
-    return heap_find_object((uintptr_t)p, s, index) && mspan_object(*s, *index) == (uintptr_t)p &&
-           !(m_self != NULL && mcache_holds(&m_self->cache, *s, (uintptr_t)p));
+    return m_find_object((uintptr_t)p, s, index) && mspan_object(*s, *index) == (uintptr_t)p;
 }
 
 /* Is the object around addr marked, or none there that could be? Any time, any value. */
@@ -380,7 +355,7 @@ struct ending {
 /* The oldest entry; from now on this thread's stack keeps obj and arg. */
 static bool ends_take(struct m *m, struct ending *e)
 {
-    uint32_t phase = ends_enter(m);
+    struct phase_hold hold = ends_enter(m);
     mutex_lock(&ends.lock);
     struct special *sp = ends.queue;
     if (sp != NULL) {
@@ -400,10 +375,10 @@ static bool ends_take(struct m *m, struct ending *e)
     }
     mutex_unlock(&ends.lock);
     if (sp != NULL) { /* [roots] may not have come to it, and this stack may have been scanned */
-        ends_shade(m, phase, (uintptr_t)e->obj);
-        ends_shade(m, phase, (uintptr_t)e->arg);
+        gc_shade(m, (uintptr_t)e->obj);
+        gc_shade(m, (uintptr_t)e->arg);
     }
-    ends_leave(m, phase);
+    ends_leave(m, hold);
     return sp != NULL;
 }
 
@@ -440,6 +415,15 @@ static void ends_unblock_signals(void)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
+/* What the last function of the program, or what was done for it, left below our frame shall not come to lie in the
+ * frames in which the thread sleeps: its stack is searched. */
+static NOINLINE void ends_wipe_below(void)
+{
+    char below[1024]; /* more than ends_sleep and what it calls take */
+    memset(below, 0, sizeof below);
+    __asm__ volatile("" : : "r"(below) : "memory"); /* not left out */
+}
+
 static void ends_sleep(struct m *m, uint32_t seen)
 {
     m_enter_blocking(m, FRAME_END);
@@ -465,7 +449,8 @@ static void ends_main(void *arg)
         }
         ends.runner = m;
         uint32_t seen = load_acq(&ends.wakeups); /* acquire: pairs with ends_wake */
-        if (!ends_run_one(m)) {
+        if (!ends_run_one(m) && !gc_pressure_tell(m)) {
+            ends_wipe_below();
             ends_sleep(m, seen);
         }
     }
@@ -493,6 +478,17 @@ void ends_cycle_ended(void)
     if (load_rlx(&ends.nqueued) != 0) {
         ends_start_thread();
     }
+}
+
+void ends_call(void)
+{
+    ends_start_thread();
+    ends_wake();
+}
+
+bool ends_is_runner(const struct m *m)
+{
+    return m == ends.runner;
 }
 
 /* -- an object ends ---------------------------------------------------------------------------- */
@@ -833,17 +829,17 @@ int ends_set_finalizer(struct m *m, void *obj, void (*fn)(void *, void *), void 
     struct mspan *s;
     size_t index;
     int err = EINVAL;
-    uint32_t phase = ends_enter(m);
+    struct phase_hold hold = ends_enter(m);
     if (find_start(obj, &s, &index)) {
         mutex_lock(&ends.lock);
         err = finalizer_set_locked(s, index, fn, arg);
         mutex_unlock(&ends.lock);
         if (err == 0 && fn != NULL) {
-            ends_shade(m, phase, (uintptr_t)obj); /* with all it reaches: it lives this cycle */
-            ends_shade(m, phase, (uintptr_t)arg);
+            gc_shade(m, (uintptr_t)obj); /* with all it reaches: it lives this cycle */
+            gc_shade(m, (uintptr_t)arg);
         }
     }
-    ends_leave(m, phase);
+    ends_leave(m, hold);
     if (err != 0) {
         errno = err;
         return -1;
@@ -879,16 +875,16 @@ uint64_t ends_add_cleanup(struct m *m, void *obj, void (*fn)(void *), void *arg)
     size_t index;
     uint64_t id = 0;
     int err = EINVAL;
-    uint32_t phase = ends_enter(m);
+    struct phase_hold hold = ends_enter(m);
     if (fn != NULL && arg != obj && find_start(obj, &s, &index)) {
         mutex_lock(&ends.lock);
         err = cleanup_add_locked(s, index, fn, arg, &id);
         mutex_unlock(&ends.lock);
         if (err == 0) {
-            ends_shade(m, phase, (uintptr_t)arg);
+            gc_shade(m, (uintptr_t)arg);
         }
     }
-    ends_leave(m, phase);
+    ends_leave(m, hold);
     if (err != 0) {
         errno = err;
         return 0;
@@ -952,7 +948,7 @@ static bool hidden_is_alive(const struct hidden *h, uint32_t phase)
     if (key == 0) {
         return false;
     }
-    if (phase_marks(phase)) {
+    if (gc_phase_marks(phase)) {
         return true; /* the last sweep is over */
     }
     if (phase == GC_OFF) {
@@ -984,23 +980,23 @@ ALWAYS_INLINE void *unhide(uintptr_t word)
 static void *hidden_strong(struct m *m, const struct hidden *h, const _Atomic uintptr_t *target)
 {
     m_enter(m);
-    uint32_t phase = load_acq(&gc.phase); /* acquire: as in ends_enter */
+    uint32_t phase = load_acq(&gc.phase); /* acquire: as in gc_hold_phase */
     uintptr_t word = load_acq(target);    /* acquire: pairs with who hid it */
-    if (phase_marks(phase) && load_acq(&h->key) != 0 && is_marked_at(~word, true)) {
+    if (gc_phase_marks(phase) && load_acq(&h->key) != 0 && is_marked_at(~word, true)) {
         void *p = unhide(word);
         m_leave(m); /* no need to shade it; the sweep waits for this thread's answer */
         return p;
     }
     void *p = NULL;
-    phase = ends_enter(m);
-    bool alive = hidden_is_alive(h, phase);
+    struct phase_hold hold = ends_enter(m);
+    bool alive = hidden_is_alive(h, hold.phase);
     world_delay(DELAY_SHADE);
     word = load_acq(target);
     if (alive && load_acq(&h->key) != 0) { /* after the target, which is cleared after it */
         p = unhide(word);
-        ends_shade(m, phase, (uintptr_t)p);
+        gc_shade(m, (uintptr_t)p);
     }
-    ends_leave(m, phase);
+    ends_leave(m, hold);
     m_leave(m);
     return p;
 }
@@ -1044,7 +1040,7 @@ static struct hidden *weak_handle(struct m *m, void *obj, struct hidden *fresh, 
     struct mspan *s;
     size_t index;
     struct hidden *h = NULL;
-    uint32_t phase = ends_enter(m);
+    struct phase_hold hold = ends_enter(m);
     *err = EINVAL;
     if (find_start(obj, &s, &index)) {
         mutex_lock(&ends.lock);
@@ -1068,10 +1064,10 @@ static struct hidden *weak_handle(struct m *m, void *obj, struct hidden *fresh, 
         }
         mutex_unlock(&ends.lock);
         if (h != NULL) {
-            ends_shade(m, phase, (uintptr_t)h);
+            gc_shade(m, (uintptr_t)h);
         }
     }
-    ends_leave(m, phase);
+    ends_leave(m, hold);
     return h;
 }
 
@@ -1130,7 +1126,7 @@ static int ephemeron_bind(struct m *m, struct ephemeron *e, void *key, void *val
     struct mspan *ks, *es;
     size_t kindex, eindex;
     int err = EINVAL;
-    uint32_t phase = ends_enter(m);
+    struct phase_hold hold = ends_enter(m);
     if (find_start(key, &ks, &kindex) && find_start(e, &es, &eindex)) {
         err = ENOMEM;
         mutex_lock(&ends.lock);
@@ -1141,10 +1137,10 @@ static int ephemeron_bind(struct m *m, struct ephemeron *e, void *key, void *val
         }
         mutex_unlock(&ends.lock);
         if (err == 0) { /* key or ephemeron may be marked already */
-            ends_shade(m, phase, (uintptr_t)value);
+            gc_shade(m, (uintptr_t)value);
         }
     }
-    ends_leave(m, phase);
+    ends_leave(m, hold);
     return err;
 }
 

@@ -1,6 +1,7 @@
 /* gc.h - the collector's state, as its files share it.
  *
  *   cycle.c    the steps of a cycle, the collector's thread, triggers
+ *   phase.c    the phase, held still
  *   work.c     spans that wait to be scanned
  *   mark.c     marking a word, scanning a span           scan.c  the kernels
  *   roots.c    data, registered ranges, pins, stacks
@@ -29,9 +30,11 @@ struct gc_options {
     int stress; /* GODEBUG gcstress: a cycle every so many allocations; 0: off */
     int trace;  /* gctrace */
     int pacer_trace;
+    int scavenge_trace;
     bool checkmark;
     bool stop_the_world;
     bool clobber_free;
+    bool disable_thp;
     _Atomic int max_procs;
 };
 
@@ -43,11 +46,13 @@ struct gc {
     _Atomic bool marks_stale; /* a fork cut a cycle short: clear all marks before the next one */
 
     /* work.c */
-    _Atomic uint64_t batches;  /* head of the global queue: tag << 32 | page number + 1 */
-    _Atomic uint32_t work_seq; /* futex: batches were pushed */
+    _Atomic uint64_t batches[2]; /* the global queue; heads: tag << 32 | page number + 1 */
+    _Atomic uint32_t drawn;      /* times they changed places: odd, [1] is taken from */
+    _Atomic uint32_t work_seq;   /* futex: batches were pushed */
     _Atomic uint32_t sleepers;
     _Atomic uint32_t draining;      /* markers that hold local work */
     _Atomic bool paused;            /* a round is on: nobody drains */
+    _Atomic bool quiet;             /* the cycle is due by the clock alone: no helper is woken */
     _Atomic(struct special *) keys; /* ephemerons whose key was marked; ends.c */
 
     /* counts of the cycle that runs or ran last */
@@ -59,11 +64,14 @@ struct gc {
     _Atomic int64_t assist_time; /* ns */
     _Atomic int64_t worker_time, idle_time;
     _Atomic uint64_t pause_max;   /* of threads that ended in this cycle; under world.lock */
+    _Atomic uint64_t answer_max;  /* the same */
     _Atomic uint64_t pause_total; /* of threads that ended ever; under world.lock */
 
     /* heap size */
-    _Atomic uint64_t live;    /* bytes allocated and not known to be dead */
-    _Atomic uint64_t trigger; /* a cycle starts when live reaches it; UINT64_MAX: off */
+    _Atomic uint64_t live;     /* bytes allocated and not known to be dead, and external */
+    uint64_t external_marked;  /* of the last cycle's marked bytes; under pacer_lock */
+    _Atomic uint64_t external; /* bytes outside of the heap that objects own */
+    _Atomic uint64_t trigger;  /* a cycle starts when live reaches it; UINT64_MAX: off */
     struct mutex pacer_lock;
     struct pacer pacer; /* changed under pacer_lock; allocators read atomics in it */
 
@@ -87,9 +95,12 @@ struct gc {
     _Atomic uint32_t wakeups; /* futex of the collector's thread */
     _Atomic uint32_t waiters; /* threads in loam_gc */
     _Atomic bool running;     /* the collector's thread exists */
+    _Atomic bool limit_auto;  /* GOMEMLIMIT=auto, and the program has not set another limit */
+    _Atomic bool limiting;    /* the CPU limiter: nobody is asked to help */
     _Atomic uint32_t num_forced;
     _Atomic int gc_percent;
-    struct mutex weak_lock; /* [weak] against [mark-done] and [flip] */
+    _Atomic uint64_t limit_looked; /* live heap when the goal was last set by the memory limit */
+    struct pacer_limiter limiter;  /* changed under pacer_lock */
     struct gc_options options;
 
     _Atomic uintptr_t oom_arg; /* a root: what the program's out-of-memory handler is called with */
@@ -102,14 +113,18 @@ struct gc {
         bool forced;
         int64_t begin, mark_begin, mark_end, given_back, end; /* ns */
         int64_t last_walltime;                                /* end of mark on the wall clock */
-        int64_t handshake_ns;  /* longest from asking to the last answer */
-        uint64_t pause_max_ns; /* longest stretch a thread was kept from running */
+        int64_t handshake_ns;   /* longest from asking to the last answer */
+        uint64_t pause_max_ns;  /* longest stretch a thread was kept from running */
+        uint64_t answer_max_ns; /* of these, longest answer to a handshake, or stop */
         uint64_t live_begin, live_end, marked, goal, trigger;
         uint64_t stack_scan, globals_scan;
+        uint64_t inuse_end; /* bytes of spans at the end of marking: the most in the cycle */
         int64_t assist_ns, worker_ns, idle_ns;
         uint32_t rounds;
     } last;
-    _Atomic int64_t gc_cpu_total; /* ns the collector used since start */
+    _Atomic int64_t gc_cpu_total;                   /* ns the collector used since start */
+    _Atomic int64_t scavenge_assist_ns;             /* of allocators, for the memory limit */
+    _Atomic uint64_t scavenged_bg, scavenged_eager; /* bytes given back since the start */
 };
 
 extern HIDDEN struct gc gc;
@@ -121,12 +136,24 @@ void gc_start_if_due(struct m *m); /* after an allocation grew the heap; not bus
 bool gc_is_due(void);
 void gc_start_collector(void);
 void gc_wake(void);
+void gc_ask(void);           /* a whole cycle, soon; nobody waits for it */
 void gc_stress(struct m *m); /* as many allocations as GODEBUG gcstress says were made */
-int gc_set_percent(struct m *m, int percent); /* the old value */
-int64_t gc_set_min_heap(struct m *m, int64_t bytes);
 void gc_wait_progress(struct m *m, int64_t most_ns); /* for the cycle to get on */
 void gc_stop_world(void);                            /* ended by world_start */
-bool gc_emergency(struct m *m); /* before an allocation fails; false: nothing to hope for */
+/* Before an allocation fails, tries times tried again: false, nothing to hope for. */
+bool gc_emergency(struct m *m, int tries);
+void gc_count_external(struct m *m, int64_t delta); /* busy */
+
+/* goal.c; the settings give the old value */
+int gc_set_percent(struct m *m, int percent);
+int64_t gc_set_min_heap(struct m *m, int64_t bytes);
+int64_t gc_set_memory_limit(struct m *m, int64_t bytes); /* INT64_MAX: none */
+double gc_set_cpu_limit(struct m *m, double share);
+void gc_commit_goal(void);
+void gc_read_container(void);           /* GOMEMLIMIT=auto: what the limit is now */
+uint64_t gc_must_stay(uint64_t marked); /* bytes, of what counts for the memory limit */
+void gc_follow_limit(struct m *m);      /* the heap has grown; not busy */
+void gc_account_limiter(int64_t used_ns);
 
 /* Live bytes that go before the next cycle finds out; never below zero. */
 ALWAYS_INLINE void gc_live_sub(uint64_t bytes)
@@ -139,6 +166,25 @@ ALWAYS_INLINE void gc_live_sub(uint64_t bytes)
 /* options.c: GOGC, GODEBUG, GOMAXPROCS, once. What cannot be parsed is named on stderr and ignored. */
 void gc_options_read(void);
 
+ALWAYS_INLINE bool gc_phase_marks(uint32_t phase)
+{
+    return phase != GC_OFF && phase != GC_END;
+}
+
+/* phase.c. Busy from holding to releasing; may be held already, below a handler of the program. */
+struct phase_hold {
+    /* GC_OFF is not held: it may become GC_ON, and nothing later, since that waits for an answer. */
+    uint32_t phase;
+    bool entered;
+};
+struct phase_hold gc_hold_phase(struct m *m);
+void gc_release_phase(struct m *m, struct phase_hold h);
+/* The collector: nobody holds the phase until it is opened; world.lock is held meanwhile. */
+void gc_close_phase(void);
+void gc_open_phase(void);
+void gc_close_phase_locked(void); /* under world.lock */
+void gc_open_phase_locked(void);
+
 /* barrier.c */
 void gc_store(struct m *m, void *slot, uintptr_t value); /* any time; one word */
 uintptr_t gc_exchange(struct m *m, void *slot, uintptr_t value);
@@ -147,8 +193,8 @@ void gc_store_as(struct m *m, void *slot, uintptr_t word, uintptr_t old, uintptr
 void gc_copy(struct m *m, void *dst, const void *src, size_t bytes);
 void gc_clear(struct m *m, void *dst, size_t bytes);
 void gc_record(struct m *m, uintptr_t old, uintptr_t now); /* busy, flag set: shade both, later */
-void gc_flush_wbbuf(struct m *m);
-void gc_shade_now(struct m *m, uintptr_t word); /* mark at once; any context; m may be NULL */
+void gc_flush_wbbuf(struct m *m); /* no [mark-done] meanwhile: an answer, or the phase is held */
+void gc_shade(struct m *m, uintptr_t word); /* busy; mark at once, if a cycle marks */
 
 /* roots.c */
 void gc_mark_roots(struct gcwork *w);
@@ -167,6 +213,16 @@ void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintp
                   void *arg);
 void gc_roots_fork_child(void);
 
+/* pressure.c */
+bool gc_pressure_add(struct m *m, void (*fn)(loam_pressure level, void *arg), void *arg);
+bool gc_pressure_remove(struct m *m, void (*fn)(loam_pressure level, void *arg), void *arg);
+void gc_pressure_cycle_ended(uint64_t must_stay);
+bool gc_pressure_tell(
+    struct m *m); /* the library's own thread, not busy; false: there was nothing to tell */
+bool gc_pressure_ask(
+    struct m *m); /* memory is out: handlers have run, or a second has passed; false: none */
+void gc_pressure_fork_child(void);
+
 /* assist.c */
 void gc_assist(struct m *m, size_t bytes);
 
@@ -176,7 +232,15 @@ bool gc_sweep_one(void);    /* false: nothing left that waits */
 void gc_sweep_finish(void); /* the collector: all of it */
 void gc_sweep_pay(void);    /* proportional sweeping before an allocation */
 void gc_sweep_began(void);
-void gc_release_free_pages(struct m *m);
+
+/* scavenge.c */
+void gc_scavenge_all(struct m *m); /* every free page back to the system */
+void gc_scavenge_wake(void);       /* pages were freed: perhaps they are not needed */
+void gc_scavenge_pay(struct m *m,
+                     size_t bytes); /* after an allocation that led beyond the memory limit */
+void gc_scavenge_cycle_ended(uint64_t most_in_use);
+int64_t gc_scavenge_step(void); /* the collector's thread; ns until the next step, -1: none */
+void gc_scavenge_fork_child(void);
 
 /* checkmark.c: world stopped, mark done. Aborts with a report when a reachable object is unmarked. */
 void gc_checkmark(void);

@@ -2,8 +2,9 @@
  *
  * Purpose     Takes a queued span, finds its objects that are marked and not scanned, and marks what
  *             their words point to.
- * Model       span queued -> qstate := 0 -> todo = marks & ~scans; scans |= todo -> a kernel gathers
- *             candidate words of the whole span -> each is looked up with the next ones prefetched.
+ * Model       span queued -> qstate := 0 -> some objects of marks & ~scans, some KiB; scans |= some ->
+ *             a kernel gathers their candidate words -> each is looked up with the next ones
+ *             prefetched -> the next ones, or, when the time is up, the span is queued again.
  * Invariants  [mark.once]  of all markers exactly one scans an object: who sets its scanned bit.
  *             [mark.noalloc]  nothing here allocates, recurses or takes a lock.
  * Ordering    qstate and marks: see gcwork_put. Words of objects are read while the program writes
@@ -21,7 +22,14 @@
 
 enum {
     PREFETCH_AHEAD = 8,
-    PIECE = 128 << 10, /* bytes of a large object scanned at once: nobody waits for more */
+    PREFETCH_OBJECTS = 64, /* of a span */
+    /* Bytes between two looks at the clock, and of a large object scanned at once. A word may take half
+     * a microsecond, if it leads to memory that no cache has: an allocator, which is waited for, looks
+     * after a tenth of a millisecond at worst. */
+    ASSIST_STEP = 2 << 10,
+    BACKGROUND_STEP = 64 << 10,
+    AT_ONCE = 4 << 10, /* bytes of small objects whose candidates surely fit */
+    SPAN_COST = 256,   /* what getting at a span costs, in bytes scanned */
     WORD = sizeof(uintptr_t),
 };
 
@@ -147,18 +155,40 @@ void scan_object(struct gcwork *w, const struct mspan *s, size_t index)
     scan_piece(w, s->type, mspan_object(s, index), 0, s->elem_size);
 }
 
+static size_t step_of(const struct gcwork *w)
+{
+    return w->counted ? ASSIST_STEP : BACKGROUND_STEP;
+}
+
+/* Has gc_drain done what it shall? */
+static bool enough(struct gcwork *w)
+{
+    if (w->scan_work >= w->stop_at) {
+        return true;
+    }
+    if (w->scan_work < w->look_at) {
+        return false;
+    }
+    w->look_at = w->scan_work + step_of(w);
+    if (os_nanotime() > w->deadline) {
+        w->stop_at = 0; /* whoever asks next is told the same */
+        return true;
+    }
+    return false;
+}
+
 /* A large object is scanned in pieces; the span is queued again before a piece, so that others take
  * the next ones meanwhile. */
 static void scan_large(struct gcwork *w, struct mspan *s)
 {
     const struct gctype *t = s->type;
     size_t size = s->elem_size;
-    size_t piece = PIECE;
+    size_t piece = step_of(w);
     if ((load_acq(mspan_scans(s)) & 1) != 0 || (load_acq(mspan_marks(s)) & 1) == 0) {
         return;
     }
     if (t->kind != SCAN_ALL && t->kind != SCAN_FLEX && t->size != 0) {
-        piece = t->size >= PIECE ? t->size : PIECE / t->size * t->size;
+        piece = t->size >= piece ? t->size : piece / t->size * t->size;
     }
     /* relaxed: the pieces are independent */
     size_t from = add_rlx(&s->scan_progress, piece);
@@ -185,7 +215,7 @@ static const struct scan_region *region_now(struct scan_region *r)
     return r;
 }
 
-/* Objects `todo` of the 64 from `first` on. */
+/* Objects `todo` of the 64 from `first` on: one, or not more than AT_ONCE bytes. */
 static void scan_objects(struct gcwork *w, const struct mspan *s, size_t first, uint64_t todo)
 {
     const struct gctype *t = s->type;
@@ -195,24 +225,11 @@ static void scan_objects(struct gcwork *w, const struct mspan *s, size_t first, 
         words <= 64) {
         struct scan_region region;
         uint64_t mask = t->kind == SCAN_ALL ? bit_range(0, (unsigned)words) : t->mask;
-        size_t at_once = (GCWORK_CANDIDATES - 8) / words; /* objects whose candidates surely fit */
         const uintptr_t *base = (const uintptr_t *)mspan_object(s, first);
         scan_kernel *scan =
             load_rlx(&kernel); /* relaxed: set at the first drain, by this thread too */
         region_now(&region);
-        while (todo != 0) {
-            uint64_t some = todo;
-            if (popcount64(todo) > at_once) {
-                some = 0;
-                for (size_t i = 0; i < at_once; i++) {
-                    some |= todo & -todo;
-                    todo &= todo - 1;
-                }
-            } else {
-                todo = 0;
-            }
-            mark_candidates(w, scan(base, words, mask, some, &region, w->candidates));
-        }
+        mark_candidates(w, scan(base, words, mask, todo, &region, w->candidates));
         return;
     }
     for (; todo != 0; todo &= todo - 1) {
@@ -220,6 +237,21 @@ static void scan_objects(struct gcwork *w, const struct mspan *s, size_t first, 
     }
 }
 
+/* The lowest n ones of x. */
+static uint64_t lowest_ones(uint64_t x, size_t n)
+{
+    uint64_t some = 0;
+    if (popcount64(x) <= n) {
+        return x;
+    }
+    for (; n != 0; n--) {
+        some |= x & -x;
+        x &= x - 1;
+    }
+    return some;
+}
+
+/* What is left when it is enough stays queued. */
 static void scan_span(struct gcwork *w, size_t pn)
 {
     struct mspan *s = &heap.spans[pn];
@@ -231,24 +263,66 @@ static void scan_span(struct gcwork *w, size_t pn)
     }
     _Atomic uint64_t *marks = mspan_marks(s);
     _Atomic uint64_t *scans = mspan_scans(s);
+    size_t most = step_of(w) < AT_ONCE ? step_of(w) : AT_ONCE;
+    size_t at_once = s->elem_size < most ? most / s->elem_size : 1;
     for (size_t i = 0; i < s->nwords; i++) {
         uint64_t todo = load_sc(&marks[i]) & ~load_rlx(&scans[i]);
-        if (todo != 0) {
-            todo &= ~or_acqrel(&scans[i], todo); /* [mark.once] */
-            scan_objects(w, s, i * 64, todo);
+        while (todo != 0) {
+            uint64_t some = lowest_ones(todo, at_once);
+            todo &= ~some;
+            some &= ~or_acqrel(&scans[i], some); /* [mark.once] */
+            scan_objects(w, s, i * 64, some);
+            bool last = todo == 0 && i + 1 == s->nwords; /* gc_drain asks itself */
+            if (!last && unlikely(enough(w))) {
+                gcwork_put(w, pn);
+                return;
+            }
         }
     }
 }
 
-ALWAYS_INLINE void prefetch_span(uint32_t id)
+ALWAYS_INLINE void prefetch_span(size_t pn)
 {
-    if (id != 0) {
-        __builtin_prefetch(&heap.spans[id - 1], 0, 3);
-        __builtin_prefetch(heap.bits + (id - 1) * (size_t)BITS_WORDS, 1, 3);
+    __builtin_prefetch(&heap.spans[pn], 0, 3);
+    __builtin_prefetch(heap.bits + pn * BITS_WORDS, 1, 3);
+}
+
+/* What is to be scanned in a span, of larger objects the beginning; its record and bits are at hand by now. */
+static void prefetch_objects(size_t pn)
+{
+    const struct mspan *s = &heap.spans[pn];
+    if (s->sizeclass == 0) {
+        __builtin_prefetch((const char *)s->base + load_rlx(&s->scan_progress), 0, 3);
+        return;
+    }
+    unsigned left = PREFETCH_OBJECTS;
+    for (size_t i = 0; i < s->nwords; i++) {
+        uint64_t todo = load_rlx(&mspan_marks(s)[i]) & ~load_rlx(&mspan_scans(s)[i]);
+        for (; todo != 0; todo &= todo - 1) {
+            if (left-- == 0) {
+                return;
+            }
+            const char *obj = (const char *)mspan_object(s, i * 64 + ctz64(todo));
+            __builtin_prefetch(obj, 0, 3);
+            if (s->elem_size <= 64) { /* it may lie in two lines */
+                __builtin_prefetch(obj + s->elem_size - WORD, 0, 3);
+            }
+        }
     }
 }
 
-enum { CHECK_EVERY = 16 };
+/* While one span is scanned, the objects of the next and the record of the one behind it come from memory. */
+ALWAYS_INLINE void prefetch_next(const struct gcwork *w)
+{
+    uint32_t next = w->head;
+    if (next != 0) {
+        uint32_t after = heap.qnext[next - 1];
+        if (after != 0) {
+            prefetch_span(after - 1);
+        }
+        prefetch_objects(next - 1);
+    }
+}
 
 /* [drain]; while paused is set, [H-FLUSH]'s round is on. */
 uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline)
@@ -258,9 +332,11 @@ uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline)
     }
     /* seq_cst: this add, then the load of paused; a round stores paused, then loads draining. */
     atomic_fetch_add_explicit(&gc.draining, 1, memory_order_seq_cst);
-    uint64_t done = 0;
     uint64_t before = w->scan_work;
-    for (unsigned n = 0; !load_sc(&gc.paused); n++) {
+    w->stop_at = budget < UINT64_MAX - before ? before + budget : UINT64_MAX;
+    w->deadline = deadline;
+    w->look_at = before + step_of(w);
+    while (!load_sc(&gc.paused)) {
         size_t pn;
         if (!gcwork_get(w, &pn)) {
             ends_drain_keys(w);
@@ -269,13 +345,14 @@ uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline)
             }
             continue;
         }
-        prefetch_span(w->head);
+        prefetch_next(w);
         scan_span(w, pn);
-        done = w->scan_work - before;
-        if (done >= budget || (n % CHECK_EVERY == 0 && os_nanotime() > deadline)) {
+        w->look_at -= w->look_at < SPAN_COST ? w->look_at : SPAN_COST;
+        if (enough(w)) {
             break;
         }
     }
+    uint64_t done = w->scan_work - before;
     gcwork_publish(w);
     atomic_fetch_sub_explicit(&gc.draining, 1, memory_order_seq_cst);
     return done;

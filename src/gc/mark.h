@@ -60,6 +60,7 @@ ALWAYS_INLINE void mark_offset(struct gcwork *w, uintptr_t off)
     if ((or_sc(b.word, b.mask) & b.mask) != 0) {
         return;
     }
+    ASSERT(gc_phase_marks(load_rlx(&gc.phase))); /* [phase.late] */
     unsigned sc = pagedesc_class(b.desc);
     size_t head = pagedesc_head(b.desc);
     w->bytes_marked += sc != 0 ? class_to_size[sc] : heap.spans[head].elem_size;
@@ -99,7 +100,7 @@ void mark_range(struct gcwork *w, uintptr_t start, uintptr_t limit);
 void scan_object(struct gcwork *w, const struct mspan *s, size_t index);
 
 /* Scan spans until nothing is left, `budget` bytes are done or the clock passes `deadline` (looked at every
- * few spans). Bytes scanned. Does nothing while a round is on. */
+ * few KiB). Bytes scanned. Does nothing while a round is on. */
 uint64_t gc_drain(struct gcwork *w, uint64_t budget, int64_t deadline);
 
 #endif

@@ -1,4 +1,4 @@
-/* options.c - GOGC, GODEBUG and GOMAXPROCS, read once at the first use, with Go's syntax.
+/* options.c - GOGC, GOMEMLIMIT, GODEBUG and GOMAXPROCS, read once at the first use, with Go's syntax.
  *
  * What cannot be parsed is named on stderr and ignored. Keys of GODEBUG that are not ours are ignored
  * in silence, as Go does: the variable is shared.
@@ -46,6 +46,42 @@ static void read_gogc(void)
     }
 }
 
+/* Go's parseByteCount. */
+static bool parse_bytes(const char *text, uint64_t *out)
+{
+    static const char *const units[] = {"", "B", "KiB", "MiB", "GiB", "TiB"};
+    static const int shifts[] = {0, 0, 10, 20, 30, 40};
+    if (!isdigit((unsigned char)*text)) {
+        return false;
+    }
+    char *end;
+    errno = 0;
+    uint64_t n = strtoull(text, &end, 10);
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
+        if (strcmp(end, units[i]) == 0) {
+            *out = n << shifts[i];
+            return errno == 0 && n <= (uint64_t)INT64_MAX >> shifts[i];
+        }
+    }
+    return false;
+}
+
+static void read_memory_limit(void)
+{
+    const char *text = getenv("GOMEMLIMIT");
+    uint64_t bytes = UINT64_MAX;
+    if (text != NULL && strcmp(text, "auto") == 0) {
+        store_rlx(&gc.limit_auto, true);
+        gc_read_container();
+        return;
+    }
+    if (text != NULL && *text != '\0' && strcmp(text, "off") != 0 && !parse_bytes(text, &bytes)) {
+        warnf("GOMEMLIMIT=%s: not a number of bytes (as 512MiB), off or auto; there is no limit",
+              text);
+    }
+    store_rlx(&heap.limit, bytes == INT64_MAX ? UINT64_MAX : bytes);
+}
+
 static void read_max_procs(void)
 {
     const char *text = getenv("GOMAXPROCS");
@@ -64,8 +100,9 @@ static void read_max_procs(void)
 
 static void set_debug(const char *key, size_t klen, const char *value, size_t vlen)
 {
-    static const char *const keys[] = {"gctrace",  "gcpacertrace", "gccheckmark", "gcstoptheworld",
-                                       "gcstress", "clobberfree",  NULL};
+    static const char *const keys[] = {
+        "gctrace",     "gcpacertrace", "gccheckmark",  "gcstoptheworld", "gcstress",
+        "clobberfree", "scavtrace",    "madvdontneed", "disablethp",     NULL};
     int which = 0;
     while (keys[which] != NULL &&
            !(strlen(keys[which]) == klen && memcmp(keys[which], key, klen) == 0)) {
@@ -96,8 +133,17 @@ static void set_debug(const char *key, size_t klen, const char *value, size_t vl
     case 4:
         o->stress = (int)v;
         break;
-    default:
+    case 5:
         o->clobber_free = v != 0;
+        break;
+    case 6:
+        o->scavenge_trace = (int)v;
+        break;
+    case 7:
+        heap.discard_lazily = v == 0;
+        break;
+    default:
+        o->disable_thp = v != 0;
         break;
     }
 }
@@ -120,6 +166,7 @@ static void read_godebug(void)
 void gc_options_read(void)
 {
     read_gogc();
+    read_memory_limit();
     read_max_procs();
     read_godebug();
 }

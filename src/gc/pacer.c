@@ -1,12 +1,17 @@
 /* pacer.c - Go's pacer.
  *
  * Model       goal    = marked + (marked + stacks + globals) * GOGC / 100, at least 4 MiB * GOGC / 100
+ *             with a memory limit not above
+ *                       limit - what is neither objects nor free pages - what is mapped beyond the limit
+ *                       - headroom (3 %, at least 1 MiB), and a little above marked; GOGC=off has it, too
  *             runway  = cons/mark * (1 - u) / u * scan work expected
  *             trigger = goal - runway, between 70 % and 95 % of the way from marked to goal; not below
  *                       the program's min_heap, which takes the goal with it
  *             assist  = (scan work left) / (bytes left to the goal)
  * From Go     mgcpacer.go; section 2.10 of the reference names each constant. Differs: a first cycle
- *             has no history and assumes that all of the live heap is to be scanned.
+ *             has no history and assumes that all of the live heap is to be scanned; the goal of a cycle that
+ *             finds more than the last one does not leave the limit; a limit below the live heap does not make
+ *             cycles without allocation.
  * Tests       tests/unit/test_pacer.c
  */
 #include "gc/pacer.h"
@@ -15,10 +20,14 @@
 
 static const uint64_t GO_MIN_HEAP = 4 << 20; /* at GOGC=100 */
 
+/* A limit that cannot be kept asks for a cycle at once, always: one for each 128th of the heap is as good. */
+enum { LEAST_ROOM = 128, LEAST_ROOM_BYTES = 256 << 10 };
+
 void pacer_init(struct pacer *p, int gc_percent)
 {
     p->gc_percent = gc_percent;
     p->min_heap = -1;
+    p->memory = (struct pacer_memory){.limit = PACER_NO_LIMIT};
     pacer_commit(p);
 }
 
@@ -59,19 +68,50 @@ static void raise_to_min_heap(struct pacer *p, uint64_t runway)
     }
 }
 
-void pacer_commit(struct pacer *p)
+static uint64_t percent_goal(const struct pacer *p)
 {
     if (p->gc_percent < 0) {
-        p->goal = p->trigger = UINT64_MAX;
-        store_rlx(&p->assist_goal, UINT64_MAX);
-        return;
+        return UINT64_MAX;
     }
     double percent = p->gc_percent;
-    uint64_t grow = bytes_of(((double)p->marked + roots_scan(p)) * percent / 100.0);
-    p->goal = p->marked + grow;
+    uint64_t goal = p->marked + bytes_of(((double)p->marked + roots_scan(p)) * percent / 100.0);
     if (p->min_heap < 0) {
         uint64_t floor = bytes_of((double)GO_MIN_HEAP * percent / 100.0);
-        p->goal = p->goal < floor ? floor : p->goal;
+        goal = goal < floor ? floor : goal;
+    }
+    return goal;
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* Go's memoryLimitHeapGoal. */
+static uint64_t limit_goal(const struct pacer *p)
+{
+    const struct pacer_memory *mem = &p->memory;
+    if (mem->limit == PACER_NO_LIMIT) {
+        return UINT64_MAX;
+    }
+    uint64_t headroom = mem->limit / 100 * 3;
+    headroom = headroom < MIB(1) ? MIB(1) : headroom;
+    uint64_t goal = less(mem->limit, mem->overhead) + mem->external;
+    goal = less(less(goal, less(mem->mapped, mem->limit)), headroom);
+    uint64_t least = p->marked + p->marked / LEAST_ROOM + LEAST_ROOM_BYTES;
+    return goal < least ? least : goal;
+}
+
+void pacer_commit(struct pacer *p)
+{
+    uint64_t limit = limit_goal(p);
+    p->goal = percent_goal(p);
+    bool limited = limit < p->goal;
+    p->goal = limited ? limit : p->goal;
+    if (p->goal == UINT64_MAX) {
+        p->trigger = UINT64_MAX;
+        store_rlx(&p->assist_goal, UINT64_MAX);
+        return;
     }
 
     double cons_mark = 0;
@@ -88,7 +128,9 @@ void pacer_commit(struct pacer *p)
     }
     p->trigger = runway > p->goal ? low : p->goal - runway;
     p->trigger = p->trigger < low ? low : p->trigger > high ? high : p->trigger;
-    raise_to_min_heap(p, runway);
+    if (!limited) {
+        raise_to_min_heap(p, runway);
+    }
     store_rlx(&p->assist_goal, p->goal);
 }
 
@@ -120,6 +162,8 @@ void pacer_revise(struct pacer *p, uint64_t live, uint64_t scan_done)
             double began = (double)p->triggered;
             double grown = (goal - began) / expected * worst + began;
             double cap = goal * (1.0 + p->gc_percent / 100.0);
+            double limit = (double)limit_goal(p);
+            cap = cap < limit ? cap : larger(limit, goal);
             goal = larger(goal, grown < cap ? grown : cap);
         }
         expected = larger(worst, done);
@@ -155,4 +199,20 @@ void pacer_end_cycle(struct pacer *p, const struct pacer_cycle *c)
     uint64_t roots = c->stack_scan + c->globals_scan;
     p->heap_scan = c->scan_work > roots ? c->scan_work - roots : 0;
     pacer_commit(p);
+}
+
+void pacer_limiter_init(struct pacer_limiter *l)
+{
+    *l = (struct pacer_limiter){.share = 0.5};
+}
+
+void pacer_limiter_account(struct pacer_limiter *l, int64_t collector_ns, int64_t program_ns,
+                           int procs)
+{
+    double capacity = 1e9 * procs; /* Go's: a second of each processor */
+    double fill = (double)collector_ns * (1 - l->share) - (double)program_ns * l->share;
+    l->fill_ns += 2 * fill;                 /* as Go's, where the share is a half */
+    double most = capacity + capacity / 16; /* what was used too much just now is drained, too */
+    l->fill_ns = l->fill_ns < 0 ? 0 : l->fill_ns > most ? most : l->fill_ns;
+    l->limiting = l->fill_ns >= capacity;
 }

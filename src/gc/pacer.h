@@ -9,11 +9,29 @@
 #include "base/atomics.h"
 
 #define PACER_UTILIZATION 0.25 /* share of the processors that mark in the background */
+#define PACER_NO_LIMIT UINT64_MAX
+
+/* What the memory limit leaves: brought up to date before pacer_commit. */
+struct pacer_memory {
+    uint64_t limit;    /* bytes; PACER_NO_LIMIT: none */
+    uint64_t mapped;   /* all that the library has from the system */
+    uint64_t external; /* counted as live heap, and not mapped */
+    uint64_t overhead; /* of mapped, neither objects nor free pages: no cycle frees it */
+};
+
+/* Go's CPU limiter (gcCPULimiterState): a bucket that collecting fills and the program drains; while it is full,
+ * allocators are not asked to help. Settles at `share` of the processors' time for the collector. */
+struct pacer_limiter {
+    double share; /* 0.5 in Go */
+    double fill_ns;
+    bool limiting;
+};
 
 struct pacer {
     /* set by the user */
     int gc_percent;   /* negative: off */
     int64_t min_heap; /* no cycle below it; negative: not set, then the goal has Go's floor */
+    struct pacer_memory memory;
 
     /* of the last cycle that ended */
     uint64_t marked;    /* bytes live at its end */
@@ -53,5 +71,10 @@ void pacer_start_cycle(struct pacer *p, uint64_t live);
 /* While marking: how much an allocator must pay, from how far allocation and marking are. */
 void pacer_revise(struct pacer *p, uint64_t live, uint64_t scan_done);
 void pacer_end_cycle(struct pacer *p, const struct pacer_cycle *c);
+
+void pacer_limiter_init(struct pacer_limiter *l);
+/* In a stretch of time the collector used collector_ns of the processors, the program program_ns. */
+void pacer_limiter_account(struct pacer_limiter *l, int64_t collector_ns, int64_t program_ns,
+                           int procs);
 
 #endif

@@ -109,19 +109,20 @@ static void table_remove(struct table *t, struct range *r)
 
 /* -- registered ranges and pins ---------------------------------------------------------------- */
 
-static bool marking(void)
-{
-    uint32_t phase = load_acq(&gc.phase); /* acquire: pairs with the cycle's change of phase */
-    return phase != GC_OFF && phase != GC_END;
-}
-
 /* What the range holds now is shaded: its stores before were not behind a barrier (add), or it holds
- * nothing any more (remove: as a store of NULL would). */
+ * nothing any more (remove: as a store of NULL would). In pieces, for the phase is not held for long. */
 static void shade_range(struct m *m, uintptr_t start, size_t bytes)
 {
-    if (marking()) {
-        mark_range(&m->work, start, start + bytes);
-        gcwork_publish(&m->work);
+    uintptr_t limit = start + bytes;
+    start = align_up(start, sizeof start); /* pieces meet between two words */
+    for (uintptr_t next; start < limit && load_acq(&gc.phase) != GC_OFF; start = next) {
+        next = limit - start < PIECE ? limit : start + PIECE;
+        struct phase_hold h = gc_hold_phase(m);
+        if (gc_phase_marks(h.phase)) {
+            mark_range(&m->work, start, next);
+            gcwork_publish(&m->work);
+        }
+        gc_release_phase(m, h);
     }
 }
 
@@ -169,10 +170,10 @@ bool gc_pin(struct m *m, uintptr_t obj)
         ok = table_add(&roots.pins, (struct range){obj, 1});
     }
     mutex_unlock(&roots.lock);
-    m_leave(m);
-    if (ok && marking()) {
-        gc_shade_now(m, obj);
+    if (ok) {
+        gc_shade(m, obj);
     }
+    m_leave(m);
     return ok;
 }
 
@@ -186,10 +187,10 @@ bool gc_unpin(struct m *m, uintptr_t obj)
         table_remove(&roots.pins, r);
     }
     mutex_unlock(&roots.lock);
-    m_leave(m);
-    if (r != NULL && marking()) {
-        gc_shade_now(m, obj); /* a deleted reference, as any other */
+    if (r != NULL) {
+        gc_shade(m, obj); /* a deleted reference, as any other */
     }
+    m_leave(m);
     return r != NULL;
 }
 
@@ -229,12 +230,15 @@ static void scan_table(struct gcwork *w, struct table *t, bool pins)
             mark_word(w, r.start);
             continue;
         }
-        for (size_t done = 0; done < r.bytes; done += PIECE) {
+        uintptr_t limit = r.start + r.bytes;
+        /* Pieces meet between two words. */
+        for (uintptr_t at = align_up(r.start, sizeof at), next; at < limit; at = next) {
             if (copy != NULL && table_find(t, r.start, r.bytes, false) == NULL) {
                 break; /* removed meanwhile, and shaded by who removed it */
             }
-            size_t piece = r.bytes - done < PIECE ? r.bytes - done : PIECE;
-            scan_data(w, r.start + done, piece);
+            next = limit - at < PIECE ? limit : at + PIECE;
+            size_t piece = next - at;
+            scan_data(w, at, piece);
             budget -= piece < budget ? piece : budget;
             if (copy != NULL && budget == 0) {
                 budget = PIECE;

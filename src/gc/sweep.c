@@ -176,23 +176,3 @@ void gc_sweep_began(void)
     store_rlx(&gc.sweep_basis, live);
     store_rlx(&gc.sweep_pages_per_mib, trigger == UINT64_MAX ? 0 : (pages << 20) / distance + 1);
 }
-
-/* Every free page back to the system; a piece at a time, so that nobody waits for the lock. */
-void gc_release_free_pages(struct m *m)
-{
-    enum { PIECE_PAGES = 512 };
-    for (size_t n = 1; n != 0;) {
-        size_t pn;
-        m_enter(m);
-        mutex_lock(&heap.lock);
-        n = pagealloc_scavenge(&heap.pages, PIECE_PAGES, &pn);
-        mutex_unlock(&heap.lock);
-        if (n != 0) {
-            os_discard((void *)(heap.base + (pn << PAGE_SHIFT)), n << PAGE_SHIFT);
-            mutex_lock(&heap.lock);
-            pagealloc_scavenged(&heap.pages, pn, n);
-            mutex_unlock(&heap.lock);
-        }
-        m_leave(m);
-    }
-}

@@ -22,9 +22,9 @@
 #include <limits.h>
 #include <string.h>
 
-struct mheap heap = {.pointer_mask = UINTPTR_MAX};
+struct mheap heap = {.pointer_mask = UINTPTR_MAX, .limit = UINT64_MAX};
 
-enum { GROW_PAGES = 512 }; /* the heap grows by 4 MiB at least */
+enum { GROW_PAGES = 512 }; /* the heap grows by 4 MiB at least, by an arena if there are nodes */
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define REGION_MAX GIB(64)
@@ -32,6 +32,7 @@ enum { GROW_PAGES = 512 }; /* the heap grows by 4 MiB at least */
 #define REGION_MAX (GIB(1) << 10)
 #endif
 #define REGION_MIN MIB(64)
+_Static_assert(REGION_MAX / MIB(64) <= ARENAS_MAX, "an entry for each arena");
 
 static size_t table_bytes_per_page(void)
 {
@@ -59,7 +60,7 @@ static bool region_try(size_t bytes)
         os_release(base, bytes);
         return false;
     }
-    if (!pagealloc_init(&heap.pages, npages)) {
+    if (!mheap_nodes_init(npages)) {
         os_release(t, npages * table_bytes_per_page());
         os_release(base, bytes);
         return false;
@@ -149,10 +150,10 @@ static bool tables_commit_locked(size_t end)
     return true;
 }
 
-static bool mheap_grow_locked(size_t npages)
+static bool mheap_grow_locked(size_t npages, int node)
 {
     size_t from = heap.committed_pages;
-    size_t grow = align_up(npages + (from == 0), GROW_PAGES);
+    size_t grow = align_up(npages + (from == 0), heap.nnodes == 1 ? GROW_PAGES : ARENA_PAGES);
     if (grow > heap.reserved_pages - from) {
         return false;
     }
@@ -164,14 +165,19 @@ static bool mheap_grow_locked(size_t npages)
     if (!os_commit((char *)heap.base + (from << PAGE_SHIFT), grow << PAGE_SHIFT)) {
         return false;
     }
-    if (!pagealloc_grow(&heap.pages, from, grow)) {
+    if (!pagealloc_grow(&heap.pages[node], from, grow)) {
         return false; /* the commit is repeated next time */
+    }
+    if (heap.nnodes != 1) {
+        memset(&heap.arena_node[from / ARENA_PAGES], node, grow / ARENA_PAGES);
+        os_numa.prefer((char *)heap.base + (from << PAGE_SHIFT), grow << PAGE_SHIFT,
+                       heap.node_id[node]);
     }
     if (from == 0) {
         /* The region's base lies in our own data, which is searched when we are linked statically: an
          * object there would never die. */
         size_t scavenged;
-        size_t first = pagealloc_alloc(&heap.pages, 1, &scavenged);
+        size_t first = pagealloc_alloc(&heap.pages[node], 1, &scavenged);
         CHECK(first == 0, "the first page of the heap is taken");
     }
     heap.committed_pages = end;
@@ -181,7 +187,20 @@ static bool mheap_grow_locked(size_t npages)
     return true;
 }
 
+uint64_t mheap_mapped_locked(void)
+{
+    struct mheap_pages pages = mheap_pages_locked();
+    return (heap.committed_pages - pages.scavenged) * (HEAP_PAGE_SIZE + table_bytes_per_page()) +
+           pages.meta_bytes + persistentalloc_mapped_bytes() + metaalloc_mapped_bytes() +
+           os_stores_bytes();
+}
+
 /* -- pages and spans --------------------------------------------------------------------------- */
+
+static void flush_cache_locked(struct mcache *c)
+{
+    pagealloc_cache_flush(mheap_pages_of(c->pages.base_pn), &c->pages);
+}
 
 /* Of at most so many caches; false: none is left. Only who holds the lock takes any off the list. */
 static bool take_idle_pages_locked(int most)
@@ -195,7 +214,7 @@ static bool take_idle_pages_locked(int most)
         /* acq_rel: first off the list, then the look; a cache gives up in the other order. */
         (void)xchg_acqrel(&c->pages_given, false);
         if (load_acq(&c->pages_idle)) {
-            pagealloc_cache_flush(&heap.pages, &c->pages);
+            flush_cache_locked(c);
             store_rel(&c->pages_idle, false); /* release: pairs with own_pages; the last touch */
         }
         c = load_acq(&heap.idle);
@@ -224,17 +243,17 @@ static void own_pages(struct mcache *c)
     }
 }
 
-static size_t alloc_pages_locked(struct mcache *c, size_t npages, size_t *scavenged)
+static size_t alloc_pages_locked(struct mcache *c, size_t npages, int node, size_t *scavenged)
 {
     if (c != NULL && npages < PAGECACHE_MAX_ALLOC) {
-        pagealloc_cache_flush(&heap.pages, &c->pages);
-        c->pages = pagealloc_alloc_to_cache(&heap.pages);
+        flush_cache_locked(c);
+        c->pages = pagealloc_alloc_to_cache(&heap.pages[node]);
         size_t pn = pagecache_alloc(&c->pages, npages, scavenged);
         if (pn != PAGE_NONE) {
             return pn;
         }
     }
-    return pagealloc_alloc(&heap.pages, npages, scavenged);
+    return pagealloc_alloc(&heap.pages[node], npages, scavenged);
 }
 
 static size_t alloc_pages(struct mcache *c, size_t npages, size_t *scavenged)
@@ -246,14 +265,22 @@ static size_t alloc_pages(struct mcache *c, size_t npages, size_t *scavenged)
             return pn;
         }
     }
+    int node = mheap_node_here();
     mutex_lock(&heap.lock);
-    size_t pn = alloc_pages_locked(c, npages, scavenged);
+    size_t pn = alloc_pages_locked(c, npages, node, scavenged);
     if (pn == PAGE_NONE && load_rlx(&heap.idle) != NULL) { /* relaxed: a hint */
         (void)take_idle_pages_locked(INT_MAX);
-        pn = alloc_pages_locked(c, npages, scavenged);
+        pn = alloc_pages_locked(c, npages, node, scavenged);
     }
-    if (pn == PAGE_NONE && mheap_grow_locked(npages)) {
-        pn = alloc_pages_locked(c, npages, scavenged);
+    if (pn == PAGE_NONE && mheap_grow_locked(npages, node)) {
+        pn = alloc_pages_locked(c, npages, node, scavenged);
+    }
+    for (int other = 0; pn == PAGE_NONE && other < heap.nnodes; other++) {
+        pn = other != node ? alloc_pages_locked(c, npages, other, scavenged) : PAGE_NONE;
+    }
+    uint64_t limit = load_rlx(&heap.limit); /* relaxed: who changes it looks himself */
+    if (unlikely(limit != UINT64_MAX) && mheap_mapped_locked() > limit) {
+        store_rlx(&heap.over_limit, true);
     }
     mutex_unlock(&heap.lock);
     return pn;
@@ -279,7 +306,7 @@ struct mspan *mheap_init_span(size_t pn, size_t npages, size_t scavenged, struct
     s->spanclass = central->spanclass;
     s->sizeclass = (uint8_t)sc;
     s->noscan = central->noscan;
-    store_rlx(&s->needzero, scavenged != npages);
+    store_rlx(&s->needzero, scavenged != npages || heap.discard_lazily);
     s->free_index = 0;
     store_rlx(&s->freed, 0u);
     store_rlx(&s->scan_progress, (size_t)0);
@@ -312,8 +339,32 @@ void mheap_free_span(struct mspan *s)
     sub_rlx(&heap.stats.heap_inuse, npages << PAGE_SHIFT);
     sub_rlx(&heap.stats.mspan_inuse, sizeof *s);
     mutex_lock(&heap.lock);
-    pagealloc_free(&heap.pages, pn, npages);
+    pagealloc_free(mheap_pages_of(pn), pn, npages);
     mutex_unlock(&heap.lock);
+}
+
+static void discard_entries(void *table, size_t entry, size_t pn, size_t npages)
+{
+    uintptr_t from = align_up((uintptr_t)table + pn * entry, os_page_size());
+    uintptr_t to = align_down((uintptr_t)table + (pn + npages) * entry, os_page_size());
+    if (from < to) {
+        os_discard((void *)from, to - from);
+    }
+}
+
+/* [heap.zero]; and nobody looks at the record of a span that is not there, but for a marker that pops it a second time
+ * (gc/work.c), and fails. The other tables are too small to be worth a call. */
+void mheap_discard(size_t pn, size_t npages)
+{
+    void *start = (void *)(heap.base + (pn << PAGE_SHIFT));
+    mheap_hugepages_hole(pn);
+    if (heap.discard_lazily) {
+        os_discard_lazily(start, npages << PAGE_SHIFT);
+    } else {
+        os_discard(start, npages << PAGE_SHIFT);
+    }
+    discard_entries(heap.bits, BITS_WORDS * sizeof(uint64_t), pn, npages);
+    discard_entries(heap.spans, sizeof(struct mspan), pn, npages);
 }
 
 void mheap_flush_pagecache(struct mcache *c)
@@ -322,7 +373,7 @@ void mheap_flush_pagecache(struct mcache *c)
     if (load_acq(&c->pages_idle) || load_acq(&c->pages_given) || c->pages.free != 0) {
         mutex_lock(&heap.lock);
         (void)take_idle_pages_locked(INT_MAX); /* c is on no list any more */
-        pagealloc_cache_flush(&heap.pages, &c->pages);
+        flush_cache_locked(c);
         mutex_unlock(&heap.lock);
     }
 }
@@ -338,15 +389,16 @@ void mheap_fill_reserve(void)
         return;
     }
     size_t scavenged;
+    int node = mheap_node_here();
     mutex_lock(&heap.lock);
-    size_t pn = pagealloc_alloc(&heap.pages, RESERVE_PAGES, &scavenged);
-    if (pn == PAGE_NONE && mheap_grow_locked(RESERVE_PAGES)) {
-        pn = pagealloc_alloc(&heap.pages, RESERVE_PAGES, &scavenged);
+    size_t pn = pagealloc_alloc(&heap.pages[node], RESERVE_PAGES, &scavenged);
+    if (pn == PAGE_NONE && mheap_grow_locked(RESERVE_PAGES, node)) {
+        pn = pagealloc_alloc(&heap.pages[node], RESERVE_PAGES, &scavenged);
     }
     if (pn != PAGE_NONE) {
         old = xchg_acqrel(&heap.reserve, (uint64_t)pn << 32 | RESERVE_PAGES);
         if ((uint32_t)old != 0) {
-            pagealloc_free(&heap.pages, (size_t)(old >> 32), (uint32_t)old);
+            pagealloc_free(mheap_pages_of((size_t)(old >> 32)), (size_t)(old >> 32), (uint32_t)old);
         }
     }
     mutex_unlock(&heap.lock);
@@ -549,5 +601,9 @@ bool mheap_check(void)
         inuse += s->npages;
         pn += s->npages;
     }
-    return inuse << PAGE_SHIFT <= load_rlx(&heap.stats.heap_inuse) && pagealloc_check(&heap.pages);
+    bool ok = inuse << PAGE_SHIFT <= load_rlx(&heap.stats.heap_inuse);
+    for (int node = 0; ok && node < heap.nnodes; node++) {
+        ok = pagealloc_check(&heap.pages[node]);
+    }
+    return ok;
 }

@@ -18,7 +18,9 @@
 enum {
     HEAP_PAGE_SIZE = 1 << PAGE_SHIFT,
     ARENA_PAGES = 8192, /* 64 MiB */
-    BITS_WORDS = 32,    /* 256 bytes of mark, alloc and scanned bits per page */
+    ARENAS_MAX = 1 << 14,
+    NODES_MAX = 64,
+    BITS_WORDS = 32, /* 256 bytes of mark, alloc and scanned bits per page */
 
     /* Span classes 2*c (conservative) and 2*c+1 (noscan) are fixed; those of declared types follow. The
      * last ones are kept for types that only a function can scan: for others there is a substitute. */
@@ -131,9 +133,12 @@ struct mheap {
     uint32_t *qnext;         /* gc/work.c: next span of the same batch, page number + 1 */
 
     struct mutex lock; /* guards pages, committed, growth; innermost but for persistentalloc's */
-    struct pagealloc pages;
+    struct pagealloc pages[NODES_MAX]; /* free pages of each node: nnodes; see nodes.c */
+    int nnodes;                        /* fixed once set */
+    int node_id[NODES_MAX];            /* the kernel's number; fixed once set */
+    uint8_t arena_node[ARENAS_MAX];    /* whose the pages of an arena are */
     size_t reserved_pages;
-    size_t committed_pages; /* heap memory, in 4 MiB steps */
+    size_t committed_pages; /* heap memory, in steps of 4 MiB, of an arena if there are nodes */
     size_t meta_pages;      /* pages whose table entries are committed, in arenas */
 
     _Atomic uint64_t
@@ -152,8 +157,14 @@ struct mheap {
 
     struct heap_stats stats;
 
+    /* The memory limit. */
+    _Atomic uint64_t limit;  /* bytes mapped; UINT64_MAX: none */
+    _Atomic bool over_limit; /* pages were taken that lead beyond it; gc/scavenge.c */
+
     /* Hooks of the layers below, set once at start. */
     bool (*sweep_span)(struct mspan *s, bool keep); /* gc/sweep.c */
+
+    bool discard_lazily; /* GODEBUG madvdontneed=0; set once at start */
 };
 
 extern HIDDEN struct mheap heap;
@@ -229,6 +240,38 @@ struct mspan *mheap_init_span(size_t pn, size_t npages, size_t scavenged, struct
 void mspan_publish(struct mspan *s);
 /* Give a span's pages back; all its bits must be zero. */
 void mheap_free_span(struct mspan *s);
+
+/* Bytes that the library has from the system: heap pages that are not scavenged, their entries in the tables, and its
+ * other metadata. */
+uint64_t mheap_mapped_locked(void);
+
+/* nodes.c, under heap.lock but for the first two */
+bool mheap_nodes_init(size_t npages);
+int mheap_node_here(void); /* where the calling thread runs; may be a system call */
+struct pagealloc *mheap_pages_of(size_t pn);
+struct mheap_pages {
+    size_t free, scavenged; /* scavenged: of free */
+    size_t meta_bytes;
+};
+struct mheap_pages mheap_pages_locked(void); /* of all nodes */
+/* Where a search for pages to give back has come to; from {0, SIZE_MAX}. */
+struct mheap_cursor {
+    int node; /* nnodes: it has seen all */
+    size_t below;
+};
+/* As pagealloc_scavenge, on one node after the other. */
+size_t mheap_scavenge_locked(struct mheap_cursor *at, size_t max_pages, bool spare_dense,
+                             size_t *pn);
+
+/* The memory of pages that are in no span and that nobody can take (pagealloc_scavenge), and of their entries in the
+ * tables, goes back to the system. */
+void mheap_discard(size_t pn, size_t npages);
+
+/* hugepages.c */
+void mheap_hugepages_off(void);       /* at the start */
+void mheap_hugepages_hole(size_t pn); /* some pages from pn on go back to the system */
+void mheap_hugepages_filled(void);    /* after a cycle */
+
 void mheap_flush_pagecache(struct mcache *c);
 /* Put the pages that idle caches gave up back into the heap. */
 void mheap_take_idle_pages(void);

@@ -26,7 +26,7 @@
  * From Go     runtime/mpagealloc.go, mpallocbits.go, mpagecache.go at go1.26; differs: page numbers
  *             instead of addresses, bits mean free instead of allocated, as many levels as the
  *             region needs, leaves are always recomputed from the bitmap, the scavenger's index
- *             is a bit per chunk with no density rule.
+ *             is a bit per chunk.
  * Tests       tests/unit/test_pagealloc.c
  */
 #include "heap/pagealloc.h"
@@ -616,34 +616,66 @@ static size_t palloc_chunk_find_scavenge(const struct palloc_chunk *chunk, size_
     return run;
 }
 
-size_t pagealloc_scavenge(struct pagealloc *pa, size_t max_pages, size_t *pn_out)
+static bool palloc_chunk_is_dense(const struct palloc_chunk *chunk)
 {
-    if (pa->free_pages == pa->scavenged_pages) {
-        return 0;
+    size_t free = 0;
+    for (size_t w = 0; w < PALLOC_CHUNK_WORDS; w++) {
+        free += popcount64(chunk->free[w]);
     }
+    return free <= PALLOC_DENSE_FREE;
+}
+
+size_t pagealloc_scavenge(struct pagealloc *pa, size_t max_pages, size_t *below, bool spare_dense,
+                          size_t *pn_out)
+{
     size_t max = max_pages < PALLOC_CHUNK_PAGES ? max_pages : PALLOC_CHUNK_PAGES;
     max = palloc_larger(align_down(max, pa->scav_align), pa->scav_align);
-    size_t nchunks = (pa->end + PALLOC_CHUNK_PAGES - 1) >> PALLOC_CHUNK_LOG;
+    size_t limit = *below < pa->end ? *below : pa->end;
+    if (pa->free_pages == pa->scavenged_pages) {
+        limit = 0;
+    }
+    size_t nchunks = (limit + PALLOC_CHUNK_PAGES - 1) >> PALLOC_CHUNK_LOG;
     for (size_t w = (nchunks + 63) / 64; w-- > 0;) {
-        while (pa->scav_index[w] != 0) {
-            unsigned bit = 63 - clz64(pa->scav_index[w]);
+        size_t here = nchunks - w * 64;
+        uint64_t chunks = pa->scav_index[w] &
+                          (here < 64 ? bit_range(0, (unsigned)here) : UINT64_MAX);
+        while (chunks != 0) {
+            unsigned bit = 63 - clz64(chunks);
             size_t c = w * 64 + bit;
             size_t index;
+            chunks &= ~(UINT64_C(1) << bit);
+            if (spare_dense && palloc_chunk_is_dense(&pa->chunks[c])) {
+                continue;
+            }
             size_t n = palloc_chunk_find_scavenge(&pa->chunks[c], pa->scav_align, max, &index);
             if (n > 0) {
                 *pn_out = (c << PALLOC_CHUNK_LOG) + index;
+                *below = (c + 1) << PALLOC_CHUNK_LOG;
                 pagealloc_take(pa, *pn_out, n);
                 return n;
             }
             pa->scav_index[w] &= ~(UINT64_C(1) << bit);
         }
     }
+    *below = 0;
     return 0;
 }
 
 void pagealloc_scavenged(struct pagealloc *pa, size_t pn, size_t npages)
 {
     pagealloc_put(pa, pn, npages, ~UINT64_C(0));
+}
+
+bool pagealloc_any_scavenged(const struct pagealloc *pa, size_t pn, size_t npages)
+{
+    for (size_t c = pn >> PALLOC_CHUNK_LOG; c < (pn + npages) >> PALLOC_CHUNK_LOG; c++) {
+        for (size_t w = 0; w < PALLOC_CHUNK_WORDS; w++) {
+            if (pa->chunks[c].scav[w] != 0) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 /* -- checking --------------------------------------------------------------------------------- */

@@ -18,6 +18,7 @@ enum {
     PALLOC_CHUNK_PAGES = 1 << PALLOC_CHUNK_LOG, /* 4 MiB: the leaf of the tree */
     PALLOC_CHUNK_WORDS = PALLOC_CHUNK_PAGES / 64,
     PALLOC_MAX_LEVELS = 5,
+    PALLOC_DENSE_FREE = 16, /* Go's: 496 of 512 pages in use */
     PAGECACHE_PAGES = 64,
     PAGECACHE_MAX_ALLOC = 16, /* requests below this may be served by a pagecache */
 };
@@ -102,13 +103,19 @@ ALWAYS_INLINE size_t pagecache_alloc(struct pagecache *c, size_t npages, size_t 
     return c->base_pn + i;
 }
 
-/* Find the highest free unscavenged pages: the top max_pages (rounded to whole pages of the system,
- * at least one) of the highest run of them in one chunk. They are marked allocated, so that nobody
- * takes them while they are being discarded. Returns how many, the first in *pn_out; 0: none. */
-size_t pagealloc_scavenge(struct pagealloc *pa, size_t max_pages, size_t *pn_out);
+/* Find the highest free unscavenged pages in the chunks that begin below page *below: the top
+ * max_pages (rounded to whole pages of the system, at least one) of the highest run of them in one
+ * chunk; spare_dense leaves out chunks that are in use but for PALLOC_DENSE_FREE pages. They are marked allocated,
+ * so that nobody takes them while they are being discarded. Returns how many, the first in *pn_out, and in
+ * *below where to go on; 0: none, also in *below. */
+size_t pagealloc_scavenge(struct pagealloc *pa, size_t max_pages, size_t *below, bool spare_dense,
+                          size_t *pn_out);
 
 /* Allocated pages that were discarded become free and scavenged. */
 void pagealloc_scavenged(struct pagealloc *pa, size_t pn, size_t npages);
+
+/* Whole chunks that were grown: is any of their pages scavenged? */
+bool pagealloc_any_scavenged(const struct pagealloc *pa, size_t pn, size_t npages);
 
 /* Recompute every summary and count from the bitmaps; false: something differs. */
 bool pagealloc_check(const struct pagealloc *pa);

@@ -1,10 +1,10 @@
 /* free.c - early reuse: loam_free and loam_realloc.
  *
  * Model       A freed slot loses its alloc bit, atomically, whoever owns the span; the owner finds the
- *             hole when it has none ahead. What the object pointed to is marked if a cycle marks, and
- *             the round is dirty if the object was not. A large object's pages go back at once when its
- *             span is swept and no cycle marks, or has left marks (fork); otherwise the next sweep takes
- *             them.
+ *             hole when it has none ahead. What the object pointed to is marked if a cycle marks (a large
+ *             object is marked itself), and the round is dirty if the object was not. A large object's pages go
+ *             back at once when its span is swept and no cycle marks, or has left marks (fork); otherwise the
+ *             next sweep takes them.
  * Invariants  [free.once]  who clears the alloc bit frees: a second free finds it clear and aborts.
  *             [free.phase]  busy: no handshake is answered meanwhile, so a phase once read stays near
  *             enough: marking cannot begin behind our back.
@@ -17,6 +17,8 @@
 #include <errno.h>
 #include <string.h>
 
+enum { SCAVENGE_FROM = 1 << 20 }; /* bytes freed at once that are worth a look at what is kept */
+
 /* Its pages go back at once: nobody else has the span any more. False: the next sweep takes it. */
 static bool take_large(struct m *m, struct mspan *s)
 {
@@ -28,15 +30,25 @@ static bool take_large(struct m *m, struct mspan *s)
  * answer would have made the round dirty, had it found the object; so we do. */
 static void shade_freed(struct m *m, struct mspan *s, size_t index)
 {
-    uint32_t phase = load_acq(&gc.phase); /* acquire: pairs with the cycle */
-    if (phase == GC_OFF || phase == GC_END || s->noscan) {
-        return; /* at GC_END all is marked, and the [flip] may come before our mark would */
+    if (s->noscan || load_acq(&gc.phase) == GC_OFF) { /* acquire: pairs with the cycle */
+        return;
     }
-    if (!object_is_marked(s, index)) {
-        store_rlx(&gc.dirty, 1u); /* before the alloc bit is clear: who finds it so sees this */
+    struct phase_hold h = gc_hold_phase(m);
+    if (!gc_phase_marks(h.phase)) {
+        gc_release_phase(m, h);
+        return;
     }
-    scan_object(&m->work, s, index);
+    if (s->sizeclass == 0 &&
+        s->type->kind != SCAN_FN) {   /* no function is called on what is freed */
+        mark_word(&m->work, s->base); /* the markers scan it: its memory stays until the sweep */
+    } else {
+        if (!object_is_marked(s, index)) {
+            store_rlx(&gc.dirty, 1u); /* before the alloc bit is clear: who finds it so sees this */
+        }
+        scan_object(&m->work, s, index);
+    }
     gcwork_publish(&m->work);
+    gc_release_phase(m, h);
 }
 
 static void free_object(struct m *m, struct mspan *s, size_t index)
@@ -65,6 +77,9 @@ static void free_object(struct m *m, struct mspan *s, size_t index)
         store_rlx(&s->scan_progress, (size_t)0);
         ends_span_freed(s);
         mheap_free_span(s);
+        if (bytes >= SCAVENGE_FROM) {
+            gc_scavenge_wake();
+        }
     }
 }
 

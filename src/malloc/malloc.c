@@ -142,9 +142,22 @@ static void pay_after(struct m *m, size_t bytes)
         m->stress_count = 0;
         gc_stress(m);
     }
+    if (unlikely(load_rlx(&heap.over_limit))) {
+        gc_scavenge_pay(m, bytes);
+    }
     gc_start_if_due(m);
     if (load_rlx(&gc.phase) != GC_OFF || load_rlx(&gc.live) > load_rlx(&gc.trigger)) {
         gc_assist(m, bytes);
+    }
+}
+
+void malloc_external(struct m *m, int64_t delta)
+{
+    m_enter(m);
+    gc_count_external(m, delta);
+    m_leave(m);
+    if (delta > 0 && m->busy == 0) {
+        pay_after(m, (size_t)delta);
     }
 }
 
@@ -201,7 +214,7 @@ static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
         }
         if (got != 0) {
             tries--; /* taken by a signal handler at once */
-        } else if (tries > 0 || !gc_emergency(m)) {
+        } else if (!gc_emergency(m, tries)) {
             return out_of_memory(m);
         }
     }
@@ -251,7 +264,7 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
             pay_after(m, mspan_bytes(s));
             return (void *)p;
         }
-        if (tries > 0 || !gc_emergency(m)) {
+        if (!gc_emergency(m, tries)) {
             return out_of_memory(m);
         }
     }

@@ -41,6 +41,9 @@ static bool start_locked(void)
         return false;
     }
     gc_options_read();
+    if (gc.options.disable_thp) {
+        mheap_hugepages_off();
+    }
     ends_alloc = malloc_typed;
     if (!gc_init() || !world_init()) {
         return false;

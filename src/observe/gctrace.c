@@ -1,4 +1,4 @@
-/* gctrace.c - one line a cycle on stderr: GODEBUG=gctrace=1 and gcpacertrace=1.
+/* gctrace.c - one line a cycle on stderr: GODEBUG=gctrace=1, gcpacertrace=1, scavtrace=1.
  *
  * Purpose     Go's format, so that what reads Go's traces reads these; docs/internals/gctrace.md
  *             says what each number means here.
@@ -57,20 +57,20 @@ void gctrace_print_cycle(void)
     int64_t begin = st->mark_begin - st->begin;
     int64_t end = st->given_back - st->mark_end;
     uint64_t at_ms = (uint64_t)(st->begin - observe.start) / 1000000;
-    int n = snprintf(line, sizeof line,
-                     "gc %" PRIu32 " @%" PRIu64 ".%03" PRIu64
-                     "s %d%%: %s+%s+%s ms clock, %s+%s/%s/%s+%s ms cpu, "
-                     "%" PRIu64 "->%" PRIu64 "->%" PRIu64 " MB, %" PRIu64 " MB goal, %" PRIu64
-                     " MB stacks, "
-                     "%" PRIu64 " MB globals, %d P%s | handshake max %" PRId64
-                     "us, pause max %" PRIu64 "us, rounds %" PRIu32 "\n",
-                     st->number, at_ms / 1000, at_ms % 1000, (int)(observe_gc_cpu_fraction() * 100),
-                     as_ms(begin).s, as_ms(st->mark_end - st->mark_begin).s, as_ms(end).s,
-                     as_ms(begin).s, as_ms(st->assist_ns).s, as_ms(st->worker_ns).s,
-                     as_ms(st->idle_ns).s, as_ms(end).s, st->live_begin >> 20, st->live_end >> 20,
-                     st->marked >> 20, st->goal >> 20, st->stack_scan >> 20, st->globals_scan >> 20,
-                     load_rlx(&gc.options.max_procs), st->forced ? " (forced)" : "",
-                     st->handshake_ns / 1000, st->pause_max_ns / 1000, st->rounds);
+    int n = snprintf(
+        line, sizeof line,
+        "gc %" PRIu32 " @%" PRIu64 ".%03" PRIu64
+        "s %d%%: %s+%s+%s ms clock, %s+%s/%s/%s+%s ms cpu, "
+        "%" PRIu64 "->%" PRIu64 "->%" PRIu64 " MB, %" PRIu64 " MB goal, %" PRIu64 " MB stacks, "
+        "%" PRIu64 " MB globals, %d P%s | handshake max %" PRId64 "us, pause max %" PRIu64
+        "us, answer max %" PRIu64 "us, rounds %" PRIu32 "\n",
+        st->number, at_ms / 1000, at_ms % 1000, (int)(observe_gc_cpu_fraction() * 100),
+        as_ms(begin).s, as_ms(st->mark_end - st->mark_begin).s, as_ms(end).s, as_ms(begin).s,
+        as_ms(st->assist_ns).s, as_ms(st->worker_ns).s, as_ms(st->idle_ns).s, as_ms(end).s,
+        st->live_begin >> 20, st->live_end >> 20, st->marked >> 20, st->goal >> 20,
+        st->stack_scan >> 20, st->globals_scan >> 20, load_rlx(&gc.options.max_procs),
+        st->forced ? " (forced)" : "", st->handshake_ns / 1000, st->pause_max_ns / 1000,
+        st->answer_max_ns / 1000, st->rounds);
     write_line(line, n);
 }
 
@@ -89,5 +89,26 @@ void gctrace_print_pacer(void)
                      all > 0 ? (int)(used / all * 100) : 0, (int)(PACER_UTILIZATION * 100), of_heap,
                      st->stack_scan, st->globals_scan, st->live_begin, st->live_end, st->goal,
                      (int64_t)(st->live_end - st->goal), gc.pacer.cons_mark[0]);
+    write_line(line, n);
+}
+
+/* Since the last line; forced: loam_free_os_memory. */
+void gctrace_print_scavenger(bool forced)
+{
+    static _Atomic uint64_t told_bg, told_eager;
+    uint64_t bg = load_rlx(&gc.scavenged_bg);
+    uint64_t eager = load_rlx(&gc.scavenged_eager);
+    mutex_lock(&heap.lock);
+    uint64_t released = (uint64_t)mheap_pages_locked().scavenged << PAGE_SHIFT;
+    uint64_t inuse = load_rlx(&heap.stats.heap_inuse);
+    uint64_t have = load_rlx(&heap.stats.heap_sys) - released;
+    mutex_unlock(&heap.lock);
+    char line[LINE];
+    int n = snprintf(line, sizeof line,
+                     "scav %" PRIu64 " KiB work (bg), %" PRIu64 " KiB work (eager), %" PRIu64
+                     " KiB now, %" PRIu64 "%% util%s\n",
+                     (bg - xchg_rlx(&told_bg, bg)) >> 10,
+                     (eager - xchg_rlx(&told_eager, eager)) >> 10, released >> 10,
+                     have == 0 ? 0 : inuse * 100 / have, forced ? " (forced)" : "");
     write_line(line, n);
 }

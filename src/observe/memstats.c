@@ -188,8 +188,7 @@ static void fill_memory(loam_memstats *m, const struct sample *s)
     mutex_lock(&heap.lock);
     uint64_t inuse = load_rlx(&heap.stats.heap_inuse);
     uint64_t sys = load_rlx(&heap.stats.heap_sys);
-    uint64_t released = (uint64_t)heap.pages.scavenged_pages << PAGE_SHIFT;
-    size_t pages_meta = heap.pages.meta_bytes;
+    struct mheap_pages pages = mheap_pages_locked();
     mutex_unlock(&heap.lock);
     /* Spans came and went since the objects were counted. */
     inuse = inuse < m->heap_alloc ? m->heap_alloc : inuse;
@@ -197,8 +196,9 @@ static void fill_memory(loam_memstats *m, const struct sample *s)
     m->heap_inuse = inuse;
     m->heap_sys = sys;
     m->heap_idle = sys - inuse;
+    uint64_t released = (uint64_t)pages.scavenged << PAGE_SHIFT;
     m->heap_released = released < m->heap_idle ? released : m->heap_idle;
-    fill_metadata(m, s, pages_meta);
+    fill_metadata(m, s, pages.meta_bytes);
     m->sys = m->heap_sys + m->stack_sys + m->mspan_sys + m->mcache_sys + m->buck_hash_sys +
              m->gc_sys + m->other_sys;
 }

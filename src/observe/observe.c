@@ -30,6 +30,9 @@ static void cycle_ended(void)
     if (gc.options.pacer_trace > 0) {
         gctrace_print_pacer();
     }
+    if (gc.options.scavenge_trace > 0) {
+        gctrace_print_scavenger(false);
+    }
 }
 
 double observe_gc_cpu_fraction(void)

@@ -27,8 +27,9 @@ void observe_init(void);
 /* Share of the processors' time since the start that the collector used, 0 to 1. */
 double observe_gc_cpu_fraction(void);
 
-/* gctrace.c: lines of GODEBUG=gctrace and gcpacertrace for the cycle in gc.last. */
+/* gctrace.c: lines of GODEBUG=gctrace, gcpacertrace and scavtrace for the cycle in gc.last. */
 void gctrace_print_cycle(void);
 void gctrace_print_pacer(void);
+void gctrace_print_scavenger(bool forced);
 
 #endif

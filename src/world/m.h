@@ -49,6 +49,9 @@ struct gcwork {
     bool counted;          /* a program thread's: whoever marks through it dirties the round */
     uint64_t bytes_marked; /* not yet added to gc.bytes_marked */
     uint64_t scan_work;    /* bytes looked at, not yet added to gc.scan_work */
+    uint64_t stop_at;      /* gc_drain ends when scan_work is there, */
+    int64_t deadline;      /* or at this time; the clock is */
+    uint64_t look_at;      /* looked at when scan_work is there */
     uintptr_t candidates[GCWORK_CANDIDATES]; /* offsets into the region found by a scan kernel */
 };
 
@@ -89,6 +92,7 @@ struct m {
     int blocking_depth;
     int exit_rounds; /* of pthread_setspecific's destructors, as the thread ends */
 
+    _Atomic uint32_t hold; /* gc/phase.c */
     struct wbbuf wbbuf;
     struct gcwork work;
     int64_t assist_debt;    /* bytes of scan work owed; negative: credit */
@@ -103,7 +107,8 @@ struct m {
     struct m *next, *prev; /* registry, under world.lock; free list */
 
     /* Stretches in which the collector kept this thread from running; read by reporters. */
-    _Atomic uint64_t pause_max_ns; /* in this cycle; taken and reset by the collector */
+    _Atomic uint64_t pause_max_ns;  /* in this cycle; taken and reset by the collector */
+    _Atomic uint64_t answer_max_ns; /* of these, of answers to handshakes */
     _Atomic uint64_t pause_total_ns;
     _Atomic uint64_t assist_ns;
 };
@@ -173,6 +178,14 @@ struct m_wait {
 };
 void m_begin_wait(struct m *m, struct m_wait *w);
 void m_end_wait(struct m *m, struct m_wait *w);
+
+/* The object around addr. A slot that waits in this thread's cache is none; of a slot in another one's
+ * cache that cannot be told. */
+ALWAYS_INLINE bool m_find_object(uintptr_t addr, struct mspan **s, size_t *index)
+{
+    return heap_find_object(addr, s, index) &&
+           !(m_self != NULL && mcache_holds(&m_self->cache, *s, addr));
+}
 
 /* A stretch in which the collector kept m from running. */
 void m_count_pause(struct m *m, int64_t ns);

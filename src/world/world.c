@@ -34,13 +34,18 @@ static pthread_key_t exit_key;
 
 /* -- answering --------------------------------------------------------------------------------- */
 
+static void raise_max(_Atomic uint64_t *max, uint64_t t)
+{
+    if (t > load_rlx(max)) {
+        store_rlx(max, t);
+    }
+}
+
 void m_count_pause(struct m *m, int64_t ns)
 {
     uint64_t t = ns > 0 ? (uint64_t)ns : 0;
     add_rlx(&m->pause_total_ns, t);
-    if (t > load_rlx(&m->pause_max_ns)) {
-        store_rlx(&m->pause_max_ns, t);
-    }
+    raise_max(&m->pause_max_ns, t);
 }
 
 /* pc: see m_context; anew with each answer, for one handler may give several. */
@@ -106,7 +111,9 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     compiler_barrier();
     m->busy--;
     m->deep--;
-    m_count_pause(m, os_thread_cputime() - begin + stopped);
+    int64_t took = os_thread_cputime() - begin + stopped;
+    m_count_pause(m, took);
+    raise_max(&m->answer_max_ns, took > 0 ? (uint64_t)took : 0);
 }
 
 static void set_sp(const struct m *m, struct m_context *ctx, uintptr_t sp)
@@ -472,6 +479,7 @@ void m_exit_blocking(struct m *m)
     if (m->blocking_depth == 0 || --m->blocking_depth > 0) {
         return;
     }
+    int64_t since = 0; /* it had to wait */
     world_delay(DELAY_SHADE);
     for (;;) {
         m->busy++; /* while the world is stopped, no handler changes the context */
@@ -489,11 +497,15 @@ void m_exit_blocking(struct m *m)
         if (running && stop == 0) {
             break;
         }
+        since = since == 0 ? os_nanotime() : since;
         if (running) {
             os_futex_wait(&m->stop, stop, -1);
         } else {
             os_futex_wait(&m->state, state, -1);
         }
+    }
+    if (since != 0) {
+        m_count_pause(m, os_nanotime() - since);
     }
     if (m_asked(m)) {
         m_poll(m);

@@ -6,6 +6,7 @@
 #include "../support/test.h"
 
 #include <loam/stats.h>
+#include <math.h>
 
 #include "../support/child.h"
 #include "../support/heap.h"
@@ -190,6 +191,24 @@ static void settings_out_of_range(void)
     EXPECT_EQ(loam_set_min_heap(64 << 20), heap);
     EXPECT_EQ(loam_set_min_heap(-1), 64 << 20);
     EXPECT_EQ(loam_set_min_heap(heap), 64 << 20);
+
+    EXPECT_EQ(loam_set_memory_limit(-1), INT64_MAX);
+    EXPECT_EQ(loam_set_memory_limit(INT64_MIN), INT64_MAX);
+    EXPECT_EQ(loam_set_memory_limit(1), INT64_MAX); /* not kept, and no hang */
+    check_heap_works();
+    EXPECT_EQ(loam_set_memory_limit(0), 1);
+    check_heap_works();
+    EXPECT_EQ(loam_set_memory_limit(INT64_MAX - 1), 0);
+    check_heap_works();
+    EXPECT_EQ(loam_set_memory_limit(INT64_MAX), INT64_MAX - 1);
+    EXPECT_EQ(loam_set_memory_limit(-1), INT64_MAX);
+
+    EXPECT(loam_set_gc_cpu_limit(-1) == 0.5);
+    EXPECT(loam_set_gc_cpu_limit(NAN) == 0.5);
+    EXPECT(loam_set_gc_cpu_limit(7) == 0.5);
+    EXPECT(loam_set_gc_cpu_limit(0) == 1);
+    check_heap_works();
+    EXPECT(loam_set_gc_cpu_limit(0.5) == 0);
 }
 
 int main(int argc, char **argv)

@@ -7,25 +7,15 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[3];
-} item;
-LOAM_TYPE(item, next);
 
 /* The running case.  An object that outlives its own, because a stale word held it, must not count in the next. */
 static _Atomic(uint64_t) this_case;
 
-static item *item_new(uint64_t id)
+static item *item_of_case(uint64_t id)
 {
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
+    item *it = item_new(id, NULL);
     it->fill[0] = atomic_load(&this_case);
     return it;
 }
@@ -33,12 +23,6 @@ static item *item_new(uint64_t id)
 static bool is_late(const item *it)
 {
     return it->fill[0] != atomic_load(&this_case);
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
 }
 
 enum { BATCH = 2000, EACH = 5 };
@@ -76,8 +60,8 @@ static void count_run(void *arg)
 
 static item *argument(size_t owner, size_t number)
 {
-    item *arg = item_new(owner * EACH + number);
-    LOAM_SET(arg->next, item_new(owner)); /* reached by the argument alone */
+    item *arg = item_of_case(owner * EACH + number);
+    LOAM_SET(arg->next, item_of_case(owner)); /* reached by the argument alone */
     return arg;
 }
 
@@ -85,7 +69,7 @@ static void build(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *it = item_new(i);
+        item *it = item_of_case(i);
         watch_set(&batch, i, it);
         for (size_t k = 0; k < 1 + i % EACH; k++) {
             EXPECT_NE(loam_add_cleanup(it, count_run, argument(i, k)), 0);
@@ -121,7 +105,7 @@ static void build_held(void *arg)
     (void)arg;
     LOAM_SET(held, LOAM_NEW_POINTERS(item, BATCH));
     for (size_t i = 0; i < BATCH; i++) {
-        LOAM_SET(held[i], item_new(i));
+        LOAM_SET(held[i], item_of_case(i));
         watch_set(&batch, i, held[i]);
         EXPECT_NE(loam_add_cleanup(held[i], count_run, argument(i, 0)), 0);
     }
@@ -156,9 +140,9 @@ static void build_stopped(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *it = item_new(i);
+        item *it = item_of_case(i);
         watch_set(&batch, i, it);
-        item *unused = item_new(i);
+        item *unused = item_of_case(i);
         watch_set(&stopped_arguments, i, unused);
         ids[i] = loam_add_cleanup(it, never, unused);
         EXPECT_NE(ids[i], 0);
@@ -207,7 +191,7 @@ static void build_both(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *it = item_new(i);
+        item *it = item_of_case(i);
         watch_set(&batch, i, it);
         EXPECT_NE(loam_add_cleanup(it, count_run, argument(i, 0)), 0);
         EXPECT_EQ(loam_set_finalizer(it, resurrect, NULL), 0);
@@ -251,7 +235,7 @@ static void build_words(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        EXPECT_NE(loam_add_cleanup(item_new(i), add_word, (void *)(uintptr_t)1),
+        EXPECT_NE(loam_add_cleanup(item_of_case(i), add_word, (void *)(uintptr_t)1),
                   0); /* any word may be an argument */
     }
 }
@@ -269,7 +253,7 @@ static void any_word_may_be_the_argument(void)
 static void errors(void)
 {
     static item in_data;
-    item *it = item_new(1);
+    item *it = item_of_case(1);
     EXPECT_ERRNO(loam_add_cleanup(it, never, it), 0, EINVAL);
     EXPECT_ERRNO(loam_add_cleanup((char *)it + 8, never, NULL), 0, EINVAL);
     EXPECT_ERRNO(loam_add_cleanup(&in_data, never, NULL), 0, EINVAL);
@@ -312,8 +296,8 @@ static void *add_and_stop(void *arg)
             loam_keep_alive(mine[i]);
             atomic_fetch_sub(&added, 1);
         }
-        mine[i] = item_new(rng_next(&me->rng));
-        mine_ids[i] = loam_add_cleanup(mine[i], count_concurrent, item_new(rng_next(&me->rng)));
+        mine[i] = item_of_case(rng_next(&me->rng));
+        mine_ids[i] = loam_add_cleanup(mine[i], count_concurrent, item_of_case(rng_next(&me->rng)));
         EXPECT_NE(mine_ids[i], 0);
         atomic_fetch_add(&added, 1);
     }

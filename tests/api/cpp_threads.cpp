@@ -13,43 +13,7 @@
 #include <vector>
 
 #include "../support/heap.h"
-
-struct item {
-    item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[5];
-};
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id, item *next)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    LOAM_SET(it->next, next);
-    return it;
-}
-
-static item *list_new(size_t length)
-{
-    item *list = nullptr;
-    for (size_t i = 0; i < length; i++) {
-        list = item_new(i, list);
-    }
-    return list;
-}
-
-static size_t list_check(const item *it)
-{
-    size_t length = 0;
-    for (; it != nullptr; it = it->next) {
-        EXPECT_EQ(it->check, rng_mix(it->id));
-        length++;
-    }
-    return length;
-}
+#include "../support/items.h"
 
 /* Collections while it is in scope. */
 class collecting

@@ -8,31 +8,9 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/plugin.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[5];
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
-}
 
 enum { SLOTS = 400 };
 
@@ -58,7 +36,7 @@ static void fill_slots(void *arg)
 {
     item **slots = arg;
     for (size_t i = 0; i < batch.count; i++) {
-        item *it = item_new(i);
+        item *it = item_new(i, NULL);
         watch_set(&batch, i, it);
         LOAM_SET(slots[i], it);
     }
@@ -142,7 +120,7 @@ static void fill_local(void *arg)
 {
     item **slots = arg;
     for (size_t i = 0; i < batch.count; i++) {
-        slots[i] = item_new(i);
+        slots[i] = item_new(i, NULL);
         watch_set(&batch, i, slots[i]);
     }
 }
@@ -214,13 +192,13 @@ static void build_cells(void *arg)
         cell *c = loam_new(arg, 1);
         EXPECT_NOT_NULL(c);
         LOAM_SET(cells[i], c);
-        item *it = item_new(i);
+        item *it = item_new(i, NULL);
         watch_set(&batch, 2 * i, it);
         LOAM_SET(c->a, it);
-        it = item_new(i);
+        it = item_new(i, NULL);
         watch_set(&batch, 2 * i + 1, it);
         LOAM_SET(c->b, it);
-        it = item_new(i);
+        it = item_new(i, NULL);
         watch_set(&unlisted, i, it);
         c->number = (uintptr_t)it;
     }

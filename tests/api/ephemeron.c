@@ -8,30 +8,8 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[3];
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
-}
 
 enum { BATCH = 1000 };
 
@@ -59,9 +37,9 @@ static void build_pairs(void *arg)
 {
     bool value_reaches_key = *(bool *)arg;
     for (size_t i = 0; i < key_watch.count; i++) {
-        item *key = item_new(i);
-        item *value = item_new(i + BATCH);
-        LOAM_SET(value->next, value_reaches_key ? key : item_new(i));
+        item *key = item_new(i, NULL);
+        item *value = item_new(i + BATCH, NULL);
+        LOAM_SET(value->next, value_reaches_key ? key : item_new(i, NULL));
         watch_set(&key_watch, i, key);
         watch_set(&value_watch, i, value);
         LOAM_SET(keys[i], key);
@@ -139,9 +117,9 @@ static void value_dies_with_the_ephemeron(void)
 static void many_on_one_key(void)
 {
     prepare(BATCH);
-    item *key = item_new(0);
+    item *key = item_new(0, NULL);
     for (size_t i = 0; i < BATCH; i++) {
-        LOAM_SET(table[i], loam_ephemeron_make(key, item_new(i)));
+        LOAM_SET(table[i], loam_ephemeron_make(key, item_new(i, NULL)));
     }
     scrub_stack();
     loam_gc();
@@ -163,12 +141,12 @@ struct chain {
 static void build_chain(void *arg)
 {
     const struct chain *chain = arg;
-    item *key = item_new(0);
+    item *key = item_new(0, NULL);
     LOAM_SET(keys[0], key);
     for (size_t i = 0; i < chain->count; i++) {
-        item *value = item_new(i + 1);
+        item *value = item_new(i + 1, NULL);
         if (i % 3 == 0) { /* the next key is the value, or hangs from it */
-            item *inner = item_new(i + 1);
+            item *inner = item_new(i + 1, NULL);
             LOAM_SET(value->next, inner);
         }
         if (i < key_watch.count) {
@@ -257,11 +235,11 @@ static void long_chains(void)
 static void build_ring(void *arg)
 {
     (void)arg;
-    item *first = item_new(0);
+    item *first = item_new(0, NULL);
     item *key = first;
     for (size_t i = 0; i < key_watch.count; i++) {
-        item *next = i + 1 == key_watch.count ? first : item_new(i + 1);
-        item *value = item_new(i + BATCH);
+        item *next = i + 1 == key_watch.count ? first : item_new(i + 1, NULL);
+        item *value = item_new(i + BATCH, NULL);
         LOAM_SET(value->next, next);
         watch_set(&key_watch, i, key);
         watch_set(&value_watch, i, value);
@@ -292,7 +270,7 @@ static void rings(void)
 static void errors_and_odd_values(void)
 {
     static item in_data;
-    item *key = item_new(1);
+    item *key = item_new(1, NULL);
     EXPECT_ERRNO(loam_ephemeron_make(NULL, key), NULL, EINVAL);
     EXPECT_ERRNO(loam_ephemeron_make(&in_data, key), NULL, EINVAL);
     EXPECT_ERRNO(loam_ephemeron_make((char *)key + 8, key), NULL, EINVAL);
@@ -332,8 +310,8 @@ static void *use_table(void *arg)
     while (!atomic_load(&stop)) {
         size_t i = rng_below(&me->rng, COUNT_OF(mine));
         if (mine[i] == NULL || rng_below(&me->rng, 4) == 0) {
-            mine[i] = item_new(rng_next(&me->rng));
-            item *value = item_new(mine[i]->id + 1);
+            mine[i] = item_new(rng_next(&me->rng), NULL);
+            item *value = item_new(mine[i]->id + 1, NULL);
             LOAM_SET(value->next, mine[i]);
             pairs[i] = loam_ephemeron_make(mine[i], value);
             EXPECT_NOT_NULL(pairs[i]);

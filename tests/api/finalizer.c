@@ -8,25 +8,15 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[3];
-} item;
-LOAM_TYPE(item, next);
 
 /* The running case.  An object that outlives its own, because a stale word held it, must not count in the next. */
 static _Atomic(uint64_t) this_case;
 
-static item *item_new(uint64_t id)
+static item *item_of_case(uint64_t id)
 {
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
+    item *it = item_new(id, NULL);
     it->fill[0] = atomic_load(&this_case);
     return it;
 }
@@ -34,12 +24,6 @@ static item *item_new(uint64_t id)
 static bool is_late(const item *it)
 {
     return it->fill[0] != atomic_load(&this_case);
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
 }
 
 enum { BATCH = 1000, MOST = BATCH * 95 / 100 };
@@ -92,9 +76,9 @@ static void build_many(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < COUNT_OF(runs); i++) {
-        item *it = item_new(i);
-        LOAM_SET(it->next, item_new(i)); /* reached from it alone, without a finalizer */
-        EXPECT_EQ(loam_set_finalizer(it, count_run, i % 2 == 0 ? item_new(i + 1) : NULL), 0);
+        item *it = item_of_case(i);
+        LOAM_SET(it->next, item_of_case(i)); /* reached from it alone, without a finalizer */
+        EXPECT_EQ(loam_set_finalizer(it, count_run, i % 2 == 0 ? item_of_case(i + 1) : NULL), 0);
     }
 }
 
@@ -118,7 +102,7 @@ static void build_held(void *arg)
     (void)arg;
     LOAM_SET(held, LOAM_NEW_POINTERS(item, BATCH));
     for (size_t i = 0; i < BATCH; i++) {
-        LOAM_SET(held[i], item_new(i));
+        LOAM_SET(held[i], item_of_case(i));
         EXPECT_EQ(loam_set_finalizer(held[i], count_run, NULL), 0);
     }
 }
@@ -165,7 +149,7 @@ static void build_owners(void *arg)
     struct rng rng = rng_stream(1);
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *chain[3] = {item_new(i), item_new(i), item_new(i)};
+        item *chain[3] = {item_of_case(i), item_of_case(i), item_of_case(i)};
         size_t order[3] = {0, 1, 2};
         LOAM_SET(chain[0]->next, chain[1]);
         LOAM_SET(chain[1]->next, chain[2]);
@@ -199,8 +183,8 @@ static void build_cycles(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *a = item_new(i);
-        item *b = item_new(i);
+        item *a = item_of_case(i);
+        item *b = item_of_case(i);
         LOAM_SET(a->next, b);
         LOAM_SET(b->next, a);
         EXPECT_EQ(loam_set_finalizer(a, count_cycle, NULL), 0);
@@ -247,8 +231,8 @@ static void build_resurrected(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *it = item_new(i);
-        LOAM_SET(it->next, item_new(i + BATCH));
+        item *it = item_of_case(i);
+        LOAM_SET(it->next, item_of_case(i + BATCH));
         watch_set(&before, i, it);
         EXPECT_EQ(loam_set_finalizer(it, resurrect, NULL), 0);
     }
@@ -318,8 +302,8 @@ static void build_keepers(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *it = item_new(i);
-        LOAM_SET(it->next, item_new(i));
+        item *it = item_of_case(i);
+        LOAM_SET(it->next, item_of_case(i));
         watch_set(&owned, i, it->next);
         EXPECT_EQ(loam_set_finalizer(it, keep_owned, NULL), 0);
     }
@@ -362,7 +346,7 @@ static void build_cleared(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < BATCH; i++) {
-        item *it = item_new(i);
+        item *it = item_of_case(i);
         watch_set(&owned, i, it);
         EXPECT_EQ(loam_set_finalizer(it, never, NULL), 0);
         EXPECT_EQ(loam_set_finalizer(it, NULL, NULL), 0);
@@ -387,7 +371,7 @@ static void errors(void)
 {
     static item in_data;
     item local = {NULL, 0, 0, {0}};
-    item *it = item_new(1);
+    item *it = item_of_case(1);
     item *from_malloc = malloc(sizeof *from_malloc);
 
     EXPECT_EQ(loam_set_finalizer(it, never, NULL), 0);
@@ -411,16 +395,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static void busy_finalizer(void *obj, void *arg)
 {
     item *it = obj;
-    item *list = NULL;
     item_check(it);
     if (is_late(it)) {
         return;
     }
-    for (uint64_t i = 0; i < 100; i++) {
-        item *fresh = item_new(i);
-        LOAM_SET(fresh->next, list);
-        list = fresh;
-    }
+    item *list = list_new(100);
     pthread_mutex_lock(&lock);
     if (back != NULL) { /* the last ones may come after the case's end */
         LOAM_SET(back[it->id], list);
@@ -436,9 +415,9 @@ static void build_busy(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < 200; i++) {
-        item *argument = item_new(i);
-        LOAM_SET(argument->next, item_new(i));
-        EXPECT_EQ(loam_set_finalizer(item_new(i), busy_finalizer, argument), 0);
+        item *argument = item_of_case(i);
+        LOAM_SET(argument->next, item_of_case(i));
+        EXPECT_EQ(loam_set_finalizer(item_of_case(i), busy_finalizer, argument), 0);
     }
 }
 
@@ -451,11 +430,7 @@ static void finalizers_may_work(void)
     EXPECT_LE(atomic_load(&total), 3 * 200);
     for (size_t i = 0; i < 200; i++) {
         pthread_mutex_lock(&lock);
-        size_t length = 0;
-        for (item *it = back[i]; it != NULL; it = it->next) {
-            item_check(it);
-            length++;
-        }
+        size_t length = list_check(back[i]);
         EXPECT(length == 0 || length == 100);
         pthread_mutex_unlock(&lock);
     }

@@ -11,44 +11,8 @@
 #include <sys/wait.h>
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[3];
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id, item *next)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    LOAM_SET(it->next, next);
-    return it;
-}
-
-static size_t list_check(const item *it)
-{
-    size_t length = 0;
-    for (; it != NULL; it = it->next) {
-        EXPECT_EQ(it->check, rng_mix(it->id));
-        length++;
-    }
-    return length;
-}
-
-static item *list_new(size_t length)
-{
-    item *list = NULL;
-    for (size_t i = 0; i < length; i++) {
-        list = item_new(i, list);
-    }
-    return list;
-}
 
 static item *in_static;
 

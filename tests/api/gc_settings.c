@@ -35,18 +35,31 @@ static uint32_t cycles_of_garbage(size_t mib)
     return cycles() - before;
 }
 
+static uint64_t goal(void)
+{
+    loam_memstats m;
+    loam_read_memstats(&m);
+    return m.next_gc;
+}
+
+/* By the goal, in which the program's own data counts. */
+static double expected_cycles(double mib)
+{
+    return mib * (1 << 20) / (double)goal();
+}
+
 static void percent(void)
 {
     EXPECT_EQ(loam_set_gc_percent(-1), 100);
     EXPECT_EQ(cycles_of_garbage(100), 0);
     EXPECT(loam_set_gc_percent(100) < 0);
-    uint32_t normal = cycles_of_garbage(200); /* at 4 MiB each */
-    EXPECT_GE(normal, 20);
-    EXPECT_LE(normal, 200);
+    double normal = cycles_of_garbage(200);
+    EXPECT_GE(normal, expected_cycles(200) * 0.4);
+    EXPECT_LE(normal, expected_cycles(200) * 4);
     EXPECT_EQ(loam_set_gc_percent(400), 100);
-    uint32_t seldom = cycles_of_garbage(200);
-    EXPECT_GE(seldom, 4);
-    EXPECT_LT(seldom * 2, normal);
+    double seldom = cycles_of_garbage(400);
+    EXPECT_GE(seldom, expected_cycles(400) * 0.4);
+    EXPECT_LT(seldom, normal);
     EXPECT_EQ(loam_set_gc_percent(100), 400);
 }
 
@@ -60,6 +73,8 @@ static void *switch_settings(void *arg)
         loam_set_gc_percent((int)rng_below(&me->rng, 300) - 50);
         loam_set_min_heap((int64_t)rng_below(&me->rng, 16 << 20));
         loam_set_max_procs((int)rng_between(&me->rng, 1, 6));
+        loam_set_memory_limit((int64_t)rng_below(&me->rng, 64 << 20) - 100);
+        loam_set_gc_cpu_limit((double)rng_below(&me->rng, 120) / 100 - 0.1);
         size_t one = 1;
         garbage(&one);
     }
@@ -79,6 +94,8 @@ static void switched_by_many_threads(void)
     loam_set_gc_percent(100);
     loam_set_min_heap(heap);
     loam_set_max_procs(procs);
+    loam_set_memory_limit(INT64_MAX);
+    loam_set_gc_cpu_limit(0.5);
     EXPECT_GE(cycles_of_garbage(100), 5);
 }
 

@@ -11,34 +11,8 @@
 
 #include "../support/child.h"
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id, item *next)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    LOAM_SET(it->next, next);
-    return it;
-}
-
-static size_t list_check(const item *it)
-{
-    size_t length = 0;
-    for (; it != NULL; it = it->next) {
-        EXPECT_EQ(it->check, rng_mix(it->id));
-        length++;
-    }
-    return length;
-}
 
 static void mask(int how, int signo)
 {
@@ -90,11 +64,8 @@ static void nothing(void)
 static void *compute_masked(void *arg)
 {
     const struct way_back *back = arg;
-    item *list = NULL;
     mask(SIG_BLOCK, library_signal);
-    for (uint64_t i = 0; i < 1000; i++) {
-        list = item_new(i, list);
-    }
+    item *list = list_new(1000);
     fprintf(stderr, "computing: thread %ld\n", syscall(SYS_gettid));
     atomic_store(&stage, COMPUTING);
     compute_until(TO_CALL);

@@ -9,30 +9,8 @@
 #include <setjmp.h>
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[3];
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
-}
 
 static _Atomic(bool) stop;
 
@@ -50,9 +28,9 @@ static void *collect_until_stop(void *arg)
 #endif
 static NOINLINE bool descend(jmp_buf *out, struct rng *rng, size_t levels, const item *outer)
 {
-    item *here = item_new(levels);
+    item *here = item_new(levels, NULL);
     for (size_t i = rng_below(rng, 20); i > 0; i--) {
-        item_new(i);
+        item_new(i, NULL);
     }
     item_check(outer);
     if (levels == 0) {
@@ -68,7 +46,7 @@ static void over_frames(void)
     atomic_store(&stop, false);
     pthread_t collector = thread_start(collect_until_stop, NULL);
     for (size_t i = 0; i < COUNT_OF(kept); i++) {
-        kept[i] = item_new(i);
+        kept[i] = item_new(i, NULL);
     }
     size_t rounds = test_scaled(3000);
     for (volatile size_t i = 0; i < rounds; i++) {
@@ -79,7 +57,7 @@ static void over_frames(void)
         for (size_t k = 0; k < COUNT_OF(kept); k++) {
             item_check(kept[k]);
         }
-        kept[i % COUNT_OF(kept)] = item_new(i);
+        kept[i % COUNT_OF(kept)] = item_new(i, NULL);
     }
     atomic_store(&stop, true);
     thread_join(collector);
@@ -130,7 +108,7 @@ static void out_of_signal_handlers(void)
     EXPECT_EQ(sigaction(SIGUSR1, &sa, NULL), 0);
     victim = pthread_self();
     atomic_store(&stop, false);
-    item *volatile kept = item_new(1);
+    item *volatile kept = item_new(1, NULL);
     volatile uint64_t x = 1;
     pthread_t collector = thread_start(collect_until_stop, NULL);
     pthread_t shooter = thread_start(shoot, NULL);
@@ -146,7 +124,7 @@ static void out_of_signal_handlers(void)
             atomic_fetch_add(&left, 1);
         }
         item_check(kept);
-        item *fresh = item_new(x);
+        item *fresh = item_new(x, NULL);
         LOAM_SET(fresh->next, kept);
         LOAM_SET(kept->next, NULL);
         kept = fresh;
@@ -166,7 +144,7 @@ static void abandon(void *arg)
     for (volatile size_t i = 0; i < batch.count; i++) {
         jmp_buf out;
         struct rng rng = rng_stream(i);
-        item *it = item_new(i);
+        item *it = item_new(i, NULL);
         watch_set(&batch, i, it);
         if (setjmp(out) == 0) {
             descend(&out, &rng, 3, it);

@@ -60,6 +60,23 @@ static void from_add_to_remove(void)
     free(range);
 }
 
+/* A range that begins within a word, and is so long that it is searched in pieces: each whole word in it counts. */
+static void unaligned(void)
+{
+    enum { COUNT = 30000 };
+    item **range = calloc(COUNT + 1, sizeof *range);
+    char *start = (char *)range - 4 + sizeof *range;
+    size_t bytes = COUNT * sizeof *range;
+
+    watch_init(&batch, COUNT - 1);
+    EXPECT_EQ(loam_add_roots(start, bytes), 0);
+    call_deep(fill_range, range + 1);
+    EXPECT_ALL_LIVE(&batch);
+    EXPECT_EQ(loam_remove_roots(start, bytes), 0);
+    EXPECT_MOST_DIE(&batch);
+    free(range);
+}
+
 static void plain_malloc_is_not_searched(void)
 {
     enum { COUNT = 1000 };
@@ -268,6 +285,7 @@ int main(int argc, char **argv)
 {
     test_begin(argc, argv);
     RUN(from_add_to_remove);
+    RUN(unaligned);
     RUN(plain_malloc_is_not_searched);
     RUN(overwritten);
     RUN(ten_thousand);

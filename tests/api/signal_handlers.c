@@ -10,30 +10,8 @@
 #include <sys/mman.h>
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, 0);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
-}
 
 enum { SHARED = 64 };
 static item *_Atomic shared[SHARED];
@@ -49,9 +27,7 @@ static void work_in_handler(int signo)
     item *list = NULL;
     (void)signo;
     for (uint64_t i = 0; i < 5; i++) {
-        item *it = item_new(n + i);
-        LOAM_SET(it->next, list);
-        list = it;
+        list = item_new(n + i, list);
     }
     if (mine_in_handler != NULL) {
         item_check(mine_in_handler);
@@ -89,7 +65,7 @@ static void *use_heap(void *arg)
     item *kept[32] = {NULL};
     while (!atomic_load(&stop)) {
         size_t i = rng_below(&me->rng, COUNT_OF(kept));
-        item *it = item_new(rng_next(&me->rng));
+        item *it = item_new(rng_next(&me->rng), NULL);
         LOAM_SET(it->next, kept[i]);
         if (kept[i] != NULL) {
             item_check(kept[i]);
@@ -224,14 +200,14 @@ static void *block_everything(void *arg)
     sigset_t set;
     sigfillset(&set);
     EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
-    item *it = item_new(7);
+    item *it = item_new(7, NULL);
     atomic_store(&stage, 1);
     uint64_t x = 1;
     for (uint64_t n = 0; atomic_load(&stage) == 1; n++) {
         x = rng_mix(x);
         if (n % 4096 == 0) {
             item_check(it);
-            item_new(n);
+            item_new(n, NULL);
         }
     }
     item_check(it);

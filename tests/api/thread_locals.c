@@ -8,15 +8,8 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[5];
-} item;
-LOAM_TYPE(item, next);
 
 enum { SLOTS = 300, KEYS = 100, EACH = SLOTS + KEYS };
 
@@ -25,21 +18,6 @@ static __thread item *initialised = (item *)8; /* .tdata */
 static __thread char large[100000];
 static __thread item *behind_large;
 static pthread_key_t keys[KEYS];
-
-static item *item_new(uint64_t id)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
-}
 
 static _Atomic(bool) stop;
 
@@ -60,7 +38,7 @@ static NOINLINE void change_one(struct rng *rng)
     size_t k = rng_below(rng, KEYS);
     switch (rng_below(rng, 5)) {
     case 0:
-        slots[i] = item_new(i);
+        slots[i] = item_new(i, NULL);
         break;
     case 1: /* from TLS to TLS, with nothing else holding it meanwhile */
         if (slots[i] != NULL) {
@@ -71,7 +49,7 @@ static NOINLINE void change_one(struct rng *rng)
         }
         break;
     case 2:
-        EXPECT_EQ(pthread_setspecific(keys[k], item_new(k)), 0);
+        EXPECT_EQ(pthread_setspecific(keys[k], item_new(k, NULL)), 0);
         break;
     case 3: {
         item *carried = pthread_getspecific(keys[k]);
@@ -80,7 +58,7 @@ static NOINLINE void change_one(struct rng *rng)
         break;
     }
     default:
-        behind_large = item_new(i);
+        behind_large = item_new(i, NULL);
         initialised = behind_large;
         large[i] = 1;
     }
@@ -139,11 +117,11 @@ static void fill_locals(void *arg)
 {
     size_t index = *(size_t *)arg;
     for (size_t i = 0; i < SLOTS; i++) {
-        slots[i] = item_new(i);
+        slots[i] = item_new(i, NULL);
         watch_set(&in_slots, index * SLOTS + i, slots[i]);
     }
     for (size_t k = 0; k < KEYS; k++) {
-        item *it = item_new(k);
+        item *it = item_new(k, NULL);
         watch_set(&in_keys, index * KEYS + k, it);
         EXPECT_EQ(pthread_setspecific(keys[k], it), 0);
     }
@@ -231,8 +209,8 @@ static void *attach_and_hold(void *arg)
 static void held_by_a_thread_that_only_attached(void)
 {
     atomic_store(&stage, 0);
-    item *it = loam_pin(item_new(1));
-    LOAM_SET(it->next, item_new(2));
+    item *it = loam_pin(item_new(1, NULL));
+    LOAM_SET(it->next, item_new(2, NULL));
     pthread_t t = thread_start(attach_and_hold, it);
     WAIT_FOR(20, atomic_load(&stage) == 1);
     LOAM_SET(it->next, NULL);
@@ -242,7 +220,7 @@ static void held_by_a_thread_that_only_attached(void)
     for (int i = 0; i < 3; i++) {
         loam_gc();
         for (uint64_t k = 0; k < 1000; k++) {
-            item_new(k);
+            item_new(k, NULL);
         }
     }
     atomic_store(&stage, 2);
@@ -260,7 +238,7 @@ static void check_at_end(void *value)
     item *it = value;
     item_check(it);
     for (uint64_t i = 0; i < 20; i++) {
-        item_check(item_new(i)); /* a destructor may allocate */
+        item_check(item_new(i, NULL)); /* a destructor may allocate */
     }
     item_check(it);
     EXPECT_EQ(it->next->id, it->id + 1);
@@ -272,8 +250,8 @@ static void *set_and_end(void *arg)
 {
     struct team_member *me = arg;
     for (size_t k = 0; k < KEYS; k++) {
-        item *it = item_new(rng_next(&me->rng) >> 1);
-        LOAM_SET(it->next, item_new(it->id + 1));
+        item *it = item_new(rng_next(&me->rng) >> 1, NULL);
+        LOAM_SET(it->next, item_new(it->id + 1, NULL));
         EXPECT_EQ(pthread_setspecific(ending[k], it), 0);
     }
     return NULL;

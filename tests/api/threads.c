@@ -11,35 +11,8 @@
 #include <threads.h>
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[5];
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id, item *next)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    LOAM_SET(it->next, next);
-    return it;
-}
-
-static size_t list_check(const item *it)
-{
-    size_t length = 0;
-    for (; it != NULL; it = it->next) {
-        EXPECT_EQ(it->check, rng_mix(it->id));
-        length++;
-    }
-    return length;
-}
 
 static _Atomic(bool) stop;
 
@@ -95,10 +68,7 @@ static void the_main_thread_detaches_too(void)
 static int c11_thread(void *arg)
 {
     size_t length = *(size_t *)arg;
-    item *list = NULL;
-    for (size_t i = 0; i < length; i++) {
-        list = item_new(i, list);
-    }
+    item *list = list_new(length);
     loam_gc();
     return (int)list_check(list);
 }
@@ -120,12 +90,8 @@ static void c11_threads(void)
 static void *short_life(void *arg)
 {
     struct rng rng = rng_stream((uintptr_t)arg);
-    item *list = NULL;
     size_t length = rng_between(&rng, 1, 60);
-    for (size_t i = 0; i < length; i++) {
-        list = item_new(i, list);
-    }
-    EXPECT_EQ(list_check(list), length);
+    EXPECT_EQ(list_check(list_new(length)), length);
     return NULL;
 }
 

@@ -9,30 +9,8 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[3];
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, 0);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_EQ(it->check, rng_mix(it->id));
-}
 
 static void one_for_each_object(void)
 {
@@ -40,7 +18,7 @@ static void one_for_each_object(void)
     item **items = LOAM_NEW_POINTERS(item, COUNT);
     loam_weak **weak = LOAM_NEW_POINTERS(loam_weak, COUNT);
     for (size_t i = 0; i < COUNT; i++) {
-        LOAM_SET(items[i], item_new(i));
+        LOAM_SET(items[i], item_new(i, NULL));
         LOAM_SET(weak[i], loam_weak_make(items[i]));
         EXPECT_PTR_EQ(loam_weak_make(items[i]), weak[i]);
     }
@@ -60,7 +38,7 @@ static void build(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < batch.count; i++) {
-        watch_set(&batch, i, item_new(i));
+        watch_set(&batch, i, item_new(i, NULL));
     }
 }
 
@@ -77,7 +55,7 @@ static void null_from_the_end_on(void)
             was_dead[i] = dead;
         }
         for (uint64_t i = 0; i < test_scaled(5000); i++) {
-            item_new(i); /* the slots are used again, but not by what these point to */
+            item_new(i, NULL); /* the slots are used again, but not by what these point to */
         }
         loam_gc();
     }
@@ -89,7 +67,8 @@ static void build_twice(void *arg)
 {
     (void)arg;
     for (size_t i = 0; i < batch.count; i++) {
-        watch_set(&batch, i, loam_weak_make(item_new(i))); /* a weak pointer to a weak pointer */
+        /* A weak pointer to a weak pointer. */
+        watch_set(&batch, i, loam_weak_make(item_new(i, NULL)));
     }
 }
 
@@ -105,7 +84,7 @@ static void made_again(void)
 {
     item **items = LOAM_NEW_POINTERS(item, 500);
     for (size_t i = 0; i < 500; i++) {
-        LOAM_SET(items[i], item_new(i));
+        LOAM_SET(items[i], item_new(i, NULL));
     }
     for (int round = 0; round < 5; round++) {
         for (size_t i = 0; i < 500; i++) {
@@ -120,11 +99,11 @@ static void made_again(void)
 static void slots_used_again(void)
 {
     for (uint64_t i = 0; i < 3000; i++) {
-        item *it = item_new(i);
+        item *it = item_new(i, NULL);
         loam_weak *old = loam_weak_make(it);
         loam_free(it);
         EXPECT_NULL(loam_weak_value(old));
-        item *fresh = item_new(i);
+        item *fresh = item_new(i, NULL);
         loam_weak *young = loam_weak_make(fresh);
         EXPECT_PTR_NE(young, old);
         EXPECT_NULL(loam_weak_value(old));
@@ -135,7 +114,7 @@ static void slots_used_again(void)
 static void errors(void)
 {
     static item in_data;
-    item *it = item_new(1);
+    item *it = item_new(1, NULL);
     EXPECT_ERRNO(loam_weak_make(NULL), NULL, EINVAL);
     EXPECT_ERRNO(loam_weak_make(&in_data), NULL, EINVAL);
     EXPECT_ERRNO(loam_weak_make((char *)it + 8), NULL, EINVAL);
@@ -165,14 +144,14 @@ static void *use_cache(void *arg)
 {
     struct team_member *me = arg;
     item *kept[32] = {NULL};
-    item *holder = item_new(0);
+    item *holder = item_new(0, NULL);
     while (!atomic_load(&stop)) {
         size_t i = rng_below(&me->rng, CACHE);
         loam_weak *w = atomic_load_explicit(&cache[i], memory_order_acquire);
         item *it = w != NULL ? loam_weak_value(w) : NULL;
         if (it == NULL) {
             atomic_fetch_add_explicit(&misses, 1, memory_order_relaxed);
-            it = item_new(i);
+            it = item_new(i, NULL);
             LOAM_SET(cache[i], loam_weak_make(it));
         } else {
             atomic_fetch_add_explicit(&hits, 1, memory_order_relaxed);

@@ -19,7 +19,7 @@ Claims, for the release build in BUILD on x86-64:
           candidate comes to the first of them only past five tests (nothing there; a large object;
           marked; not allocated; a thread's buffer), and is done with in at most 64 instructions,
           those that prefetch another one included, if one of them sends it away
-  drain   gc_drain, once for 64 objects or once for a span, calls what DRAIN_CALLS lists: no function
+  drain   gc_drain, once for some KiB of objects or once for a span, calls what DRAIN_CALLS lists: no function
           that marks a word, and no lock that may be waited for
 
 "atomic": a lock prefix, or xchg with memory. Per word of the heap there is none; per object, one.

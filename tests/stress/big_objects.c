@@ -20,15 +20,8 @@
 #include <loam/stats.h>
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill;
-} item;
-LOAM_TYPE(item, next);
 
 enum { OTHERS = 3, SLOTS = 2000, STRETCH_NS = 1000000, BIG_ONES = 8 };
 
@@ -57,23 +50,13 @@ static uint64_t run_delay_ns(int fd)
     return waited;
 }
 
-static item *item_new(uint64_t id, item *next)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    LOAM_SET(it->next, next);
-    return it;
-}
-
 static void move_and_allocate(struct rng *rng, item **slots)
 {
     size_t from = rng_below(rng, SLOTS);
     size_t to = rng_below(rng, SLOTS);
     item *it = slots[from];
     if (it != NULL) {
-        EXPECT_EQ(it->check, rng_mix(it->id));
+        item_check(it);
     }
     LOAM_SET(slots[to], rng_below(rng, 4) == 0 ? item_new(rng_next(rng), it) : it);
     if (rng_below(rng, 8) == 0) {

@@ -9,30 +9,9 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/plugin.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it)
-{
-    EXPECT_NOT_NULL(it);
-    EXPECT_EQ(it->check, rng_mix(it->id));
-}
 
 enum { PLUGINS = 4, SLOTS = 3000 };
 
@@ -78,7 +57,7 @@ static NOINLINE void use_plugin(struct plugin *p, struct rng *rng, item **last_c
     for (size_t i = 0; i < COUNT_OF(at); i++) {
         at[i] = rng_below(rng, SLOTS / 16) + i * (SLOTS / 16);
         ids[i] = rng_next(rng);
-        item *it = item_new(ids[i]);
+        item *it = item_new(ids[i], NULL);
         if (i % 2 == 0) {
             LOAM_SET(p->slots[at[i]], it);
         } else {
@@ -86,10 +65,10 @@ static NOINLINE void use_plugin(struct plugin *p, struct rng *rng, item **last_c
         }
     }
     void **cell = loam_new(p->cell, 1);
-    LOAM_SET(cell[0], (void *)item_new(1));
+    LOAM_SET(cell[0], (void *)item_new(1, NULL));
     *last_cell = (item *)(void *)cell;
     for (uint64_t i = rng_below(rng, 500); i > 0; i--) {
-        item_new(i);
+        item_new(i, NULL);
     }
     for (size_t i = 0; i < COUNT_OF(at); i++) {
         item *it = i % 2 == 0 ? p->slots[at[i]] : p->local[at[i]];

@@ -10,30 +10,13 @@
 #include "../support/test.h"
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
 
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill;
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id)
+static void item_check_id(const item *it, uint64_t id)
 {
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    return it;
-}
-
-static void item_check(const item *it, uint64_t id)
-{
-    EXPECT_NOT_NULL(it);
+    item_check(it);
     EXPECT_EQ(it->id, id);
-    EXPECT_EQ(it->check, rng_mix(id));
 }
 
 enum { STACKS = 500, STACK_SLOTS = 32, THREADS = 100 };
@@ -53,7 +36,7 @@ static _Atomic(size_t) ready;
 
 static void count_finalized(void *obj, void *arg)
 {
-    item_check(obj, (uint64_t)(uintptr_t)arg);
+    item_check_id(obj, (uint64_t)(uintptr_t)arg);
     atomic_fetch_add(&finalized, 1);
 }
 
@@ -69,27 +52,27 @@ static void build(void *arg)
     for (size_t i = 0; i < count; i++) {
         item **range = &ranges[2 * i];
         EXPECT_EQ(loam_add_roots(range, sizeof *range), 0);
-        item *it = item_new(i);
+        item *it = item_new(i, NULL);
         LOAM_SET(*range, it);
         watch_set(&in_ranges, i, it);
 
-        it = loam_pin(item_new(i));
+        it = loam_pin(item_new(i, NULL));
         EXPECT_NOT_NULL(it);
         pins[i] = disguise(it);
         watch_set(&pinned, i, it);
 
-        it = item_new(i);
+        it = item_new(i, NULL);
         LOAM_SET(keys[i], it);
         watch_set(&ended, i, it);
         EXPECT_EQ(loam_set_finalizer(it, count_finalized, (void *)(uintptr_t)i), 0);
         EXPECT_NE(loam_add_cleanup(it, count_cleaned, NULL), 0);
-        item *value = item_new(i);
+        item *value = item_new(i, NULL);
         LOAM_SET(value->next, it);
         LOAM_SET(ephemerons[i], loam_ephemeron_make(it, value));
     }
     for (size_t i = 0; i < STACKS; i++) {
         for (size_t k = 0; k < STACK_SLOTS; k++) {
-            stack_memory[i][k] = item_new(i * STACK_SLOTS + k);
+            stack_memory[i][k] = item_new(i * STACK_SLOTS + k, NULL);
         }
     }
 }
@@ -97,16 +80,16 @@ static void build(void *arg)
 static NOINLINE void check_all(void)
 {
     for (size_t i = 0; i < count; i++) {
-        item_check(ranges[2 * i], i);
-        item_check(reveal(pins[i]), i);
-        item_check(keys[i], i);
+        item_check_id(ranges[2 * i], i);
+        item_check_id(reveal(pins[i]), i);
+        item_check_id(keys[i], i);
         item *value = loam_ephemeron_value(ephemerons[i]);
-        item_check(value, i);
+        item_check_id(value, i);
         EXPECT_PTR_EQ(value->next, keys[i]);
     }
     for (size_t i = 0; i < STACKS; i++) {
         for (size_t k = 0; k < STACK_SLOTS; k++) {
-            item_check(stack_memory[i][k], i * STACK_SLOTS + k);
+            item_check_id(stack_memory[i][k], i * STACK_SLOTS + k);
         }
     }
     EXPECT_EQ(atomic_load(&finalized), 0);
@@ -118,7 +101,7 @@ static void *hold(void *arg)
     struct team_member *me = arg;
     item *mine[50];
     for (size_t i = 0; i < COUNT_OF(mine); i++) {
-        mine[i] = item_new(i);
+        mine[i] = item_new(i, NULL);
     }
     atomic_fetch_add(&ready, 1);
     while (!atomic_load(&stop)) {
@@ -131,7 +114,7 @@ static void *hold(void *arg)
         }
     }
     for (size_t i = 0; i < COUNT_OF(mine); i++) {
-        item_check(mine[i], i);
+        item_check_id(mine[i], i);
     }
     return NULL;
 }

@@ -14,35 +14,8 @@
 #include <loam/stats.h>
 
 #include "../support/heap.h"
+#include "../support/items.h"
 #include "../support/threads.h"
-
-typedef struct item {
-    struct item *next;
-    uint64_t id;
-    uint64_t check;
-    uint64_t fill[3];
-} item;
-LOAM_TYPE(item, next);
-
-static item *item_new(uint64_t id, item *next)
-{
-    item *it = LOAM_NEW(item);
-    EXPECT_NOT_NULL(it);
-    it->id = id;
-    it->check = rng_mix(id);
-    LOAM_SET(it->next, next);
-    return it;
-}
-
-static size_t list_check(const item *it)
-{
-    size_t length = 0;
-    for (; it != NULL; it = it->next) {
-        EXPECT_EQ(it->check, rng_mix(it->id));
-        length++;
-    }
-    return length;
-}
 
 enum { QUEUE = 64 };
 static item *_Atomic queue[QUEUE];

@@ -17,6 +17,18 @@ static inline bool barrier_is_on(void)
     return __atomic_load_n(&loam_write_barrier, __ATOMIC_RELAXED) != 0;
 }
 
+/* Memory of the process that is in memory, in bytes. */
+UNUSED static size_t resident(void)
+{
+    size_t size = 0;
+    size_t pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    EXPECT_NOT_NULL(f);
+    EXPECT_EQ(fscanf(f, "%zu %zu", &size, &pages), 2);
+    fclose(f);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
 /* Zero the registers that a call may clobber. */
 static inline void scrub_registers(void)
 {

@@ -8,7 +8,7 @@
 
 enum { TEST_THREADS_MAX = 1024 };
 
-static inline pthread_t thread_start(void *(*fn)(void *), void *arg)
+static inline pthread_t thread_create(void *(*fn)(void *), void *arg)
 {
     pthread_t t;
     int err = 0;
@@ -20,6 +20,36 @@ static inline pthread_t thread_start(void *(*fn)(void *), void *arg)
         sleep_us(1000); /* the kernel is still burying earlier ones */
     }
     EXPECT_EQ(err, 0);
+    return t;
+}
+
+/* Under a sanitizer the thread is running fn when this returns. Its runtime allocates while a thread starts and can be
+ * neither interrupted there by a handler that does the same (pthread_getattr_np) nor forked (its locks stay taken in
+ * the child): that would test the sanitizer. */
+struct thread_starting {
+    void *(*fn)(void *);
+    void *arg;
+    _Atomic(bool) *started;
+};
+
+static inline void *thread_started(void *arg)
+{
+    struct thread_starting s = *(struct thread_starting *)arg;
+    atomic_store(s.started, true);
+    return s.fn(s.arg);
+}
+
+static inline pthread_t thread_start(void *(*fn)(void *), void *arg)
+{
+    if (!TEST_SANITIZED) {
+        return thread_create(fn, arg);
+    }
+    _Atomic(bool) started = false;
+    struct thread_starting s = {fn, arg, &started};
+    pthread_t t = thread_create(thread_started, &s);
+    while (!atomic_load(&started)) {
+        sleep_us(10);
+    }
     return t;
 }
 
@@ -44,12 +74,14 @@ struct team_member {
     struct rng rng;
     void *arg;
     void *(*fn)(void *);
+    _Atomic(size_t) *attached;
 };
 
 static inline void *team_member_main(void *arg)
 {
     struct team_member *me = arg;
     EXPECT_EQ(loam_attach(), 0);
+    atomic_fetch_add(me->attached, 1);
     return me->fn(me);
 }
 
@@ -57,15 +89,22 @@ struct team {
     pthread_t thread[TEST_THREADS_MAX];
     struct team_member member[TEST_THREADS_MAX];
     size_t count;
+    _Atomic(size_t) attached;
 };
 
 static inline void team_start(struct team *team, size_t count, void *(*fn)(void *), void *arg)
 {
     EXPECT_LE(count, TEST_THREADS_MAX);
     team->count = count;
+    atomic_store(&team->attached, 0);
     for (size_t i = 0; i < count; i++) {
-        team->member[i] = (struct team_member){i, count, rng_stream(i + 1000), arg, fn};
+        team->member[i] = (struct team_member){i,   count, rng_stream(i + 1000),
+                                               arg, fn,    &team->attached};
         team->thread[i] = thread_start(team_member_main, &team->member[i]);
+    }
+    while (TEST_SANITIZED &&
+           atomic_load(&team->attached) < count) { /* thread_start has the reason */
+        sleep_us(10);
     }
 }
 

@@ -657,7 +657,7 @@ static void test_idle_pages(void **state)
     assert_true(cached_pages() > 0); /* all were used */
     cycle(100, 0);
     size_t cached = cached_pages();
-    size_t in_heap = heap.pages.free_pages;
+    size_t in_heap = heap.pages[0].free_pages;
     for (size_t k = 0; k < CACHES; k++) {
         assert_int_equal(load_rlx(&caches[k].pages_idle), caches[k].pages.free != 0);
     }
@@ -667,14 +667,14 @@ static void test_idle_pages(void **state)
         mheap_free_span(s);
         assert_false(load_rlx(&caches[k].pages_idle));
     }
-    assert_int_equal(cached_pages() + heap.pages.free_pages, cached + in_heap);
+    assert_int_equal(cached_pages() + heap.pages[0].free_pages, cached + in_heap);
     mheap_take_idle_pages();
     assert_null(load_rlx(&heap.idle));
     for (size_t k = 1; k < CACHES; k += 2) {
         assert_int_equal(caches[k].pages.free, 0);
         assert_false(load_rlx(&caches[k].pages_idle) || load_rlx(&caches[k].pages_given));
     }
-    assert_int_equal(cached_pages() + heap.pages.free_pages, cached + in_heap);
+    assert_int_equal(cached_pages() + heap.pages[0].free_pages, cached + in_heap);
     some_steps(1000);
     store_rlx(&heap.give_up_pages, 1u);
     cycle(50, 0);

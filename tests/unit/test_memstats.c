@@ -54,9 +54,9 @@ struct recount {
 
 static void recount_pages(struct recount *r)
 {
-    for (size_t c = 0; c * PALLOC_CHUNK_PAGES < heap.pages.end; c++) {
+    for (size_t c = 0; c * PALLOC_CHUNK_PAGES < heap.pages[0].end; c++) {
         for (size_t i = 0; i < PALLOC_CHUNK_WORDS; i++) {
-            r->scavenged += popcount64(heap.pages.chunks[c].scav[i]);
+            r->scavenged += popcount64(heap.pages[0].chunks[c].scav[i]);
         }
     }
 }
@@ -131,6 +131,7 @@ static void check_equal(void)
 {
     struct recount r;
     loam_memstats m;
+    mutex_lock(&gc.cycle_lock); /* no scavenger in between */
     recount(&r);
     loam_read_memstats(&m);
     check_sums(&m);
@@ -151,6 +152,7 @@ static void check_equal(void)
     }
     assert_int_equal(m.heap_objects - small, r.objects[0]);
     assert_true(mheap_check());
+    mutex_unlock(&gc.cycle_lock);
 }
 
 /* -- what the kernel says ---------------------------------------------------------------------- */

@@ -44,14 +44,17 @@ struct program {
     double live;      /* what a cycle would find alive if the program stood still */
     double scannable; /* share of it that is scanned */
     double stacks, globals;
-    double alloc_jitter; /* allocation is up to so many times more, or less */
-    int step_at;         /* from this cycle on */
-    double step_alloc;   /* allocation times this */
-    double step_live;    /* live heap times this */
-    double live_growth;  /* of the live heap in each of the first cycles, until it is `live` */
+    double alloc_jitter;   /* allocation is up to so many times more, or less */
+    double alloc_swing;    /* it goes up and down by so much of itself, in eight cycles */
+    double scan_swing;     /* and so does what is scanned of the live heap */
+    int step_at;           /* from this cycle on */
+    double step_alloc;     /* allocation times this */
+    double step_live;      /* live heap times this */
+    double step_scannable; /* what is scanned of it times this */
+    double live_growth;    /* of the live heap in each of the first cycles, until it is `live` */
     /* what is expected when settled */
     double least_ratio, most_ratio; /* heap at the end of marking / goal */
-    double most_util;
+    double most_util, least_util;
 };
 
 struct result {
@@ -75,7 +78,9 @@ static double run_cycle(struct pacer *pc, const struct program *p, int number, d
 {
     const double slice = 200000, per_ns = 1024 / 1e6;
     bool stepped = p->step_at != 0 && number >= p->step_at;
-    double alloc = p->alloc * (stepped ? p->step_alloc : 1) * jitter(p) * per_ns;
+    double swing = sin(number * 3.14159265358979 / 4);
+    double alloc = p->alloc * (stepped ? p->step_alloc : 1) * jitter(p) *
+                   (1 + p->alloc_swing * swing) * per_ns;
     double scan = p->scan * per_ns;
     double live = p->live * (stepped && p->step_live != 0 ? p->step_live : 1);
     if (p->live_growth != 0) {
@@ -88,7 +93,9 @@ static double run_cycle(struct pacer *pc, const struct program *p, int number, d
     *r = (struct result){.trigger = size, .goal = (double)pc->goal};
     pacer_start_cycle(pc, (uint64_t)size);
     r->goal = (double)pc->goal; /* it may have been moved */
-    double work = live * p->scannable + p->stacks + p->globals;
+    double scannable = p->scannable * (1 + p->scan_swing * swing) *
+                       (stepped && p->step_scannable != 0 ? p->step_scannable : 1);
+    double work = live * scannable + p->stacks + p->globals;
     double done = p->stacks; /* threads scan their stacks themselves, at once */
     double credit = 0, allocated = 0, assisted_ns = 0, ns = 0;
     while (done < work) {
@@ -146,6 +153,16 @@ static bool is_settled(const struct program *p, int number)
            (p->step_at == 0 || number < p->step_at || number >= p->step_at + SETTLED);
 }
 
+static void print_cycle(const char *name, int number, const struct result *r,
+                        const struct pacer *pc)
+{
+    if (print) {
+        printf("%-16s %3d trigger %8.2f peak %8.2f goal %8.2f MB ratio %.3f util %.3f c/m %.3f\n",
+               name, number, r->trigger / 1e6, r->peak / 1e6, r->goal / 1e6, r->ratio, r->util,
+               pc->cons_mark[0]);
+    }
+}
+
 static void run_program(const struct program *p)
 {
     struct pacer pc;
@@ -158,17 +175,13 @@ static void run_program(const struct program *p)
         struct result r;
         size = run_cycle(&pc, p, number, size, &r);
         check_numbers(&pc);
-        if (print) {
-            printf(
-                "%-16s %3d trigger %8.2f peak %8.2f goal %8.2f MB ratio %.3f util %.3f c/m %.3f\n",
-                p->name, number, r.trigger / 1e6, r.peak / 1e6, r.goal / 1e6, r.ratio, r.util,
-                pc.cons_mark[0]);
-        }
+        print_cycle(p->name, number, &r, &pc);
         if (is_settled(p, number)) {
             worst_high = r.ratio > worst_high ? r.ratio : worst_high;
             worst_low = r.ratio < worst_low ? r.ratio : worst_low;
             worst_util = r.util > worst_util ? r.util : worst_util;
-            bad += r.ratio < p->least_ratio || r.ratio > p->most_ratio || r.util > p->most_util;
+            bad += r.ratio < p->least_ratio || r.ratio > p->most_ratio || r.util > p->most_util ||
+                   r.util < p->least_util;
         }
     }
     printf("%s: settled, heap/goal %.3f to %.3f, utilisation at most %.3f\n", p->name, worst_low,
@@ -199,8 +212,15 @@ static struct program completed(const struct program *given)
 /* -- programs ---------------------------------------------------------------------------------- */
 
 static const struct program programs[] = {
-    {.name = "steady"},
+    {.name = "steady",
+     .least_ratio = 0.95,
+     .most_ratio = 1.05,
+     .least_util = 0.245,
+     .most_util = 0.255},
     {.name = "steady fast", .alloc = 200, .most_util = 0.35}, /* the trigger is at its lowest */
+    {.name = "small slow", .live = 2e6, .alloc = 1},
+    {.name = "medium slow", .alloc = 1},
+    {.name = "large slow", .live = 4e9, .alloc = 1},
     {.name = "steady 1 proc", .procs = 1},
     {.name = "steady 2 procs", .procs = 2, .alloc = 100},
     {.name = "ramp", .live_growth = 2},
@@ -211,6 +231,15 @@ static const struct program programs[] = {
     {.name = "step alloc", .step_at = 30, .step_alloc = 3},
     {.name = "step down", .alloc = 99, .step_at = 30, .step_alloc = 0.33},
     {.name = "step live", .step_at = 30, .step_alloc = 1, .step_live = 1.3},
+    {.name = "step noscan", .alloc = 66, .step_at = 30, .step_alloc = 1, .step_scannable = 0.3},
+    {.name = "step scan",
+     .alloc = 66,
+     .scannable = 0.3,
+     .step_at = 30,
+     .step_alloc = 1,
+     .step_scannable = 3},
+    {.name = "swing alloc", .alloc = 66, .alloc_swing = 0.4, .most_util = 0.40},
+    {.name = "swing scan", .alloc = 66, .scannable = 0.6, .scan_swing = 0.5, .most_util = 0.40},
     {.name = "jitter", .alloc = 66, .alloc_jitter = 1.2, .most_util = 0.40},
     {.name = "heavy jitter",
      .alloc = 66,
@@ -360,6 +389,116 @@ static void test_min_heap(void **state)
 }
 
 /* GOGC=0 collects as often as it can, and still lets the program get on. */
+/* -- the memory limit -------------------------------------------------------------------------- */
+
+/* What is neither objects nor free pages is a twentieth of the heap here, and all free pages are kept. */
+static void tell_memory(struct pacer *pc, uint64_t limit, double size)
+{
+    uint64_t used = (uint64_t)size;
+    pc->memory =
+        (struct pacer_memory){.limit = limit, .mapped = used + used / 20, .overhead = used / 20};
+    pacer_commit(pc);
+}
+
+/* The goal leaves room for the overhead; the heap at the end of marking keeps to it, with GOGC off as well, also when
+ * the program becomes larger than it was. Above the limit it is marked and little more, and below again it is back. */
+static void test_memory_limit(void **state)
+{
+    (void)state;
+    const uint64_t limit = MIB(512);
+    for (int off = 0; off < 2; off++) {
+        struct program p = {.procs = 4, .alloc = 500, .scan = 800, .live = 100e6, .scannable = 0.9};
+        struct pacer pc;
+        memset(&pc, 0, sizeof pc);
+        pacer_init(&pc, off ? -1 : 400);
+        double size = 4e6;
+        for (int i = 0; i < CYCLES; i++) {
+            struct result r;
+            p.live = i < 20 ? 100e6 : i < 40 ? 380e6 : i < 50 ? 700e6 : 100e6;
+            tell_memory(&pc, limit, size);
+            /* What is marked, and a little, is a goal also where it does not fit. */
+            assert_true(pc.goal <= limit || pc.goal <= pc.marked + pc.marked / 128 + KIB(256));
+            assert_true(pc.trigger <= pc.goal);
+            size = run_cycle(&pc, &p, i, size, &r);
+            print_cycle(off ? "limit GOGC off" : "limit GOGC 400", i + 1, &r, &pc);
+            if (i > 2 && i != 20 && i != 40 && i != 50 && i < 40) {
+                assert_true(r.peak * 1.05 < (double)limit * 1.02);
+                assert_true(off == 0 || r.peak > (double)limit * 0.6);
+            }
+            if (i > 42 && i < 50) {
+                tell_memory(&pc, limit, size);
+                assert_true((double)pc.goal < size * 1.02); /* as often as makes sense */
+            }
+        }
+    }
+}
+
+/* Exactly Go's formula, where that is not clamped. */
+static void test_limit_goal(void **state)
+{
+    (void)state;
+    struct pacer pc;
+    pacer_init(&pc, -1);
+    pc.marked = MIB(100);
+    pc.memory = (struct pacer_memory){.limit = MIB(1000), .mapped = MIB(400), .overhead = MIB(50)};
+    pacer_commit(&pc);
+    assert_int_equal(pc.goal, MIB(1000) - MIB(50) - MIB(1000) / 100 * 3);
+    pc.memory = (struct pacer_memory){.limit = MIB(1000), .mapped = MIB(1200), .overhead = MIB(50)};
+    pacer_commit(&pc);
+    assert_int_equal(pc.goal, MIB(1000) - MIB(50) - MIB(200) - MIB(1000) / 100 * 3);
+    pc.memory = (struct pacer_memory){.limit = MIB(10), .mapped = MIB(5), .overhead = MIB(1)};
+    pc.marked = MIB(2);
+    pacer_commit(&pc);
+    assert_int_equal(pc.goal, MIB(10) - MIB(1) - MIB(1)); /* headroom of a MiB at least */
+    pc.memory = (struct pacer_memory){.limit = 1, .mapped = MIB(400), .overhead = MIB(300)};
+    pc.marked = MIB(256);
+    pacer_commit(&pc);
+    assert_true(pc.goal > pc.marked && pc.goal <= pc.marked + MIB(3)); /* no cycle without growth */
+    assert_true(pc.trigger > pc.marked && pc.trigger <= pc.goal);
+    pc.memory = (struct pacer_memory){
+        .limit = MIB(1000), .mapped = MIB(400), .external = MIB(300), .overhead = MIB(50)};
+    pacer_commit(&pc);
+    assert_int_equal(pc.goal, MIB(1000) - MIB(50) - MIB(1000) / 100 * 3 + MIB(300));
+    pc.memory = (struct pacer_memory){.limit = PACER_NO_LIMIT};
+    pacer_commit(&pc);
+    assert_true(pc.goal == UINT64_MAX && pc.trigger == UINT64_MAX);
+}
+
+/* Work that the collector has while it may: it settles at the share, whatever that is above the background's. */
+static void test_cpu_limiter(void **state)
+{
+    (void)state;
+    static const double shares[] = {0.3, 0.5, 0.9};
+    for (size_t i = 0; i < COUNT_OF(shares); i++) {
+        const int procs = 4;
+        const int64_t slice = 1000000 * procs;
+        struct pacer_limiter l;
+        pacer_limiter_init(&l);
+        assert_true(l.share == 0.5 && !l.limiting);
+        l.share = shares[i];
+        double collector = 0, all = 0;
+        bool limited = false;
+        for (int t = 0; t < 200000; t++) {
+            double share = l.limiting ? PACER_UTILIZATION : 0.95;
+            int64_t used = (int64_t)(share * (double)slice);
+            pacer_limiter_account(&l, used, slice - used, procs);
+            limited = limited || l.limiting;
+            if (t >= 100000) {
+                collector += (double)used;
+                all += (double)slice;
+            }
+        }
+        assert_true(limited);
+        assert_true(fabs(collector / all - shares[i]) < 0.02);
+    }
+    struct pacer_limiter l;
+    pacer_limiter_init(&l);
+    for (int t = 0; t < 100000; t++) {
+        pacer_limiter_account(&l, 450000, 550000, 1);
+        assert_false(l.limiting); /* below its share it never acts */
+    }
+}
+
 static void test_gogc_0(void **state)
 {
     (void)state;
@@ -408,9 +547,15 @@ int main(int argc, char **argv)
     printf("seed %llu\n", (unsigned long long)seed);
     rng = seed * UINT64_C(0x9E3779B97F4A7C15) | 1;
     const struct CMUnitTest others[] = {
-        cmocka_unit_test(test_gogc_off),           cmocka_unit_test(test_gogc_0),
-        cmocka_unit_test(test_live_heap_explodes), cmocka_unit_test(test_min_heap),
-        cmocka_unit_test(test_extremes),           cmocka_unit_test(test_stacks_are_counted),
+        cmocka_unit_test(test_memory_limit),
+        cmocka_unit_test(test_limit_goal),
+        cmocka_unit_test(test_cpu_limiter),
+        cmocka_unit_test(test_gogc_off),
+        cmocka_unit_test(test_gogc_0),
+        cmocka_unit_test(test_live_heap_explodes),
+        cmocka_unit_test(test_min_heap),
+        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_stacks_are_counted),
     };
     struct CMUnitTest simulated[COUNT_OF(programs)];
     for (size_t i = 0; i < COUNT_OF(programs); i++) {

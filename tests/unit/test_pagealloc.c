@@ -300,7 +300,7 @@ static void do_scavenge(struct fixture *f)
     size_t want_pn = 0;
     size_t pn = 0;
     size_t want = model_scavenge(&f->m, max, align, &want_pn);
-    size_t got = pagealloc_scavenge(&f->pa, max, &pn);
+    size_t got = pagealloc_scavenge(&f->pa, max, &(size_t){SIZE_MAX}, false, &pn);
     assert_int_equal(got, want);
     if (got == 0) {
         return;
@@ -582,31 +582,33 @@ static void test_scavenge_from_the_top(void **state)
     assert_true(pagealloc_init(&pa, 4096));
     pa.scav_align = 1;
     assert_true(pagealloc_grow(&pa, 0, 2048));
-    assert_int_equal(pagealloc_scavenge(&pa, 512, &pn), 0); /* never used: nothing to give back */
+    assert_int_equal(pagealloc_scavenge(&pa, 512, &(size_t){SIZE_MAX}, false, &pn),
+                     0); /* never used: nothing to give back */
     assert_int_equal(pagealloc_alloc(&pa, 2000, &scavenged), 0);
     pagealloc_free(&pa, 100, 700);
     pagealloc_free(&pa, 1500, 60);
 
-    assert_int_equal(pagealloc_scavenge(&pa, 512, &pn), 24); /* the part in the highest chunk */
+    assert_int_equal(pagealloc_scavenge(&pa, 512, &(size_t){SIZE_MAX}, false, &pn),
+                     24); /* the part in the highest chunk */
     assert_int_equal(pn, 1536);
     assert_int_equal(pa.free_pages, 48 + 700 + 36);
     assert_true(pagealloc_check(&pa));
     pagealloc_scavenged(&pa, pn, 24);
     assert_int_equal(pa.scavenged_pages, 48 + 24);
 
-    assert_int_equal(pagealloc_scavenge(&pa, 10, &pn), 10);
+    assert_int_equal(pagealloc_scavenge(&pa, 10, &(size_t){SIZE_MAX}, false, &pn), 10);
     assert_int_equal(pn, 1526);
     pagealloc_free(&pa, pn, 10); /* the discard did not happen */
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 36);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 36);
     assert_int_equal(pn, 1500);
     pagealloc_scavenged(&pa, pn, 36);
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 288);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 288);
     assert_int_equal(pn, 512);
     pagealloc_scavenged(&pa, pn, 288);
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 412);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 412);
     assert_int_equal(pn, 100);
     pagealloc_scavenged(&pa, pn, 412);
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 0);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 0);
     assert_int_equal(pa.scavenged_pages, pa.free_pages);
     assert_int_equal(pagealloc_alloc(&pa, 60, &scavenged), 100);
     assert_int_equal(scavenged, 60);
@@ -630,12 +632,12 @@ static void test_scavenge_after_a_cache(void **state)
     assert_int_equal(c.base_pn, 576);
     assert_int_equal(c.free, bit_range(6, 26));
     pagealloc_free(&pa, 100, 1); /* below, so that the scavenger comes past the cache's chunk */
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 1);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 1);
     assert_int_equal(pn, 100);
     pagealloc_scavenged(&pa, pn, 1);
     pagealloc_cache_flush(&pa, &c);
     assert_true(pagealloc_check(&pa));
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 20);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 20);
     assert_int_equal(pn, 582);
     pagealloc_fini(&pa);
 }
@@ -651,17 +653,19 @@ static void test_scavenge_whole_system_pages(void **state)
     pa.scav_align = 4;
     assert_true(pagealloc_grow(&pa, 0, 512));
     assert_int_equal(pagealloc_alloc(&pa, 512, &scavenged), 0);
-    pagealloc_free(&pa, 101, 21);                         /* whole: [104, 120) */
-    assert_int_equal(pagealloc_scavenge(&pa, 7, &pn), 4); /* rounded down */
+    pagealloc_free(&pa, 101, 21); /* whole: [104, 120) */
+    assert_int_equal(pagealloc_scavenge(&pa, 7, &(size_t){SIZE_MAX}, false, &pn),
+                     4); /* rounded down */
     assert_int_equal(pn, 116);
     pagealloc_scavenged(&pa, pn, 4);
-    assert_int_equal(pagealloc_scavenge(&pa, 1, &pn), 4); /* at least one */
+    assert_int_equal(pagealloc_scavenge(&pa, 1, &(size_t){SIZE_MAX}, false, &pn),
+                     4); /* at least one */
     assert_int_equal(pn, 112);
     pagealloc_scavenged(&pa, pn, 4);
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 8);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 8);
     assert_int_equal(pn, 104);
     pagealloc_scavenged(&pa, pn, 8);
-    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &pn), 0);
+    assert_int_equal(pagealloc_scavenge(&pa, SIZE_MAX, &(size_t){SIZE_MAX}, false, &pn), 0);
     assert_int_equal(pa.free_pages - pa.scavenged_pages, 5);
     assert_true(pagealloc_check(&pa));
     pagealloc_fini(&pa);
