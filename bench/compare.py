@@ -50,6 +50,11 @@ BENCHES = {
         "quick": [["-shape", "shuffled-tree", "-objects", "200000"]],
         "figures": ["ns_per_object", "peak_rss_bytes"],
     },
+    "drop": {
+        "cases": [[]],
+        "quick": [["-peak", "0.2", "-live", "20", "-seconds", "3"]],
+        "figures": ["seconds_to_live", "full_bytes", "after_bytes", "asked_bytes", "asking_ns"],
+    },
     "latency": {
         "cases": [["-live", "1", "-ops", "20000000"]],
         "quick": [["-live", "0.1", "-ops", "500000"]],

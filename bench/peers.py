@@ -116,9 +116,9 @@ class Peers:
         asked = subprocess.run(["pkg-config", "--cflags", "--libs", "loam"], capture_output=True, text=True)
         return shlex.split(asked.stdout) if asked.returncode == 0 else None
 
-    def run(self, program, peer, options, timeout):
+    def run(self, program, peer, options, timeout, variables=()):
         """The result line as a dict, or None where the program has nothing to measure on this heap."""
-        env = dict(os.environ)
+        env = dict(os.environ, **dict(variables))
         if peer in self.preloads:
             env["LD_PRELOAD"] = self.preloads[peer]
         # The options come first: Go's flag package stops at the first other argument.
@@ -130,6 +130,8 @@ class Peers:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
         result = json.loads(done.stdout.strip().splitlines()[-1])
         result["peer"] = peer
+        if variables:
+            result["stderr"] = done.stderr
         return result
 
 

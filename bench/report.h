@@ -257,6 +257,20 @@ static inline uint64_t peak_rss_bytes(void)
     return kib * 1024;
 }
 
+/* The resident set now. */
+static inline uint64_t resident_bytes(void)
+{
+    unsigned long size = 0;
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f == NULL || fscanf(f, "%lu %lu", &size, &pages) != 2) {
+        fprintf(stderr, "no /proc/self/statm\n");
+        exit(1);
+    }
+    fclose(f);
+    return pages * 4096;
+}
+
 static bool result_as_json;
 
 static inline void result_key(const char *key)

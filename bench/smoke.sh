@@ -65,6 +65,7 @@ smoke()
 }
 
 smoke latency -live 0.02 -ops 60000 -threads 2
+smoke floor -live 0.02 -seconds 0.2 -threads 2
 smoke ring -messages 5000 -pushes 100000
 smoke binary_trees -threads 1 11
 smoke binary_trees -threads 2 11
@@ -76,6 +77,10 @@ for kind in noscan typed untyped; do
 done
 for shape in tree shuffled-tree list graph; do
     smoke mark -shape $shape -objects 30000 -rounds 3
+done
+smoke drop -peak 0.02 -live 2 -seconds 0.1
+for scenario in oscillate noscan stacks globals limit; do
+    smoke pace -scenario $scenario -seconds 0.3 -limit 32
 done
 echo "$ran runs"
 exit $failed

@@ -4,8 +4,11 @@ package main
 
 import (
 	"flag"
+	"log"
 	"math"
+	"os"
 	"runtime"
+	"runtime/trace"
 	"sync/atomic"
 
 	"loam.bench/report"
@@ -190,6 +193,26 @@ func run(fn func(*worker), pauses *report.Pauses) {
 	<-done
 }
 
+// startTrace returns what ends it.
+func startTrace(name string) func() {
+	if name == "" {
+		return func() {}
+	}
+	f, err := os.Create(name)
+	if err == nil {
+		err = trace.Start(f)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	return func() {
+		trace.Stop()
+		if err := f.Close(); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
 func main() {
 	liveGiB := flag.Float64("live", 1, "GiB of live trees")
 	seconds := flag.Float64("seconds", 30, "how long to change them")
@@ -197,6 +220,7 @@ func main() {
 	flag.Uint64Var(&maxOps, "ops", 0, "operations of each goroutine, instead of -seconds")
 	flag.BoolVar(&report.AsJSON, "json", false, "one line of JSON")
 	gogc := flag.Int("gogc", 0, "GOGC")
+	traceFile := flag.String("trace", "", "write an execution trace of the changes to this file")
 	flag.Parse()
 	report.SetGCPercent(*gogc)
 
@@ -221,6 +245,7 @@ func main() {
 	pauses.Begin()
 	buildCycles := pauses.Cycles
 
+	stopTrace := startTrace(*traceFile)
 	began := report.NowNS()
 	deadlineNS = math.MaxInt64
 	if maxOps == 0 {
@@ -230,6 +255,7 @@ func main() {
 	run(change, &pauses)
 	took := float64(report.NowNS()-began) / 1e9
 	pauses.End()
+	stopTrace()
 	result(took, &pauses, buildCycles)
 }
 

@@ -265,6 +265,20 @@ func Lost(what string) {
 	os.Exit(1)
 }
 
+// Resident is the resident set now.
+func Resident() uint64 {
+	var size, pages uint64
+	text, err := os.ReadFile("/proc/self/statm")
+	if err == nil {
+		_, err = fmt.Sscanf(string(text), "%d %d", &size, &pages)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "no /proc/self/statm")
+		os.Exit(1)
+	}
+	return pages * 4096
+}
+
 func peakRSS() uint64 {
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
