@@ -336,14 +336,9 @@ COLD struct m *m_attach(void)
     return m;
 }
 
-void m_detach(void)
+/* Signals are blocked: a handler that allocates would attach a second time. */
+static void detach(struct m *m)
 {
-    struct m *m = m_self;
-    if (m == NULL) {
-        return;
-    }
-    sigset_t old;
-    block_signals(&old);
     while (m->blocking_depth > 0) {
         m_exit_blocking(m);
     }
@@ -356,6 +351,16 @@ void m_detach(void)
     mutex_unlock(&world.lock);
     pthread_setspecific(exit_key, NULL);
     free_m(m);
+}
+
+void m_detach(void)
+{
+    if (m_self == NULL) {
+        return;
+    }
+    sigset_t old;
+    block_signals(&old);
+    detach(m_self);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
@@ -369,14 +374,20 @@ enum { EXIT_ROUNDS = PTHREAD_DESTRUCTOR_ITERATIONS };
 #endif
 
 /* Destructors of keys made after ours come after this one: their values are roots until the last round.
- * A thread that attaches in a late round never sees its own last: it is reaped. */
+ * A thread that attaches in a late round never sees its own last: it is reaped.
+ * Signals stay blocked from then on, as the C library has them right after: what a handler finds in the
+ * thread's locals is collected now. */
 static void on_thread_exit(void *arg)
 {
     struct m *m = arg;
     if (++m->exit_rounds < EXIT_ROUNDS && pthread_setspecific(exit_key, m) == 0) {
         return;
     }
-    m_detach();
+    sigset_t unused;
+    block_signals(&unused);
+    if (m_self != NULL) { /* a handler may have detached it */
+        detach(m_self);
+    }
 }
 
 #if defined( \

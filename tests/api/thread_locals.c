@@ -279,6 +279,71 @@ static void destructors_find_their_values(void)
     }
 }
 
+/* ---- signals ---- */
+
+/* Of the rounds of destructors the one in which the library lets go of the thread: the last, or with the
+ * sanitizer, which ends the thread in it, the one before. */
+#ifndef PTHREAD_DESTRUCTOR_ITERATIONS
+#define PTHREAD_DESTRUCTOR_ITERATIONS 4 /* POSIX asks for as many at least */
+#endif
+enum { LAST_ROUND = PTHREAD_DESTRUCTOR_ITERATIONS - (TEST_TSAN ? 1 : 0) };
+
+static pthread_key_t behind_ours; /* made later: its destructor runs later in a round */
+static __thread item *mine_in_handler;
+static __thread int round_of_mine;
+static _Atomic(int) rounds_seen, handled_in[LAST_ROUND + 1];
+
+static void use_mine(int signo)
+{
+    (void)signo;
+    item_check(mine_in_handler);
+    item_check(mine_in_handler->next);
+    mine_in_handler = item_new(1, item_new(2, NULL));
+    atomic_fetch_add(&handled_in[round_of_mine], 1);
+}
+
+static void signal_in_each_round(void *value)
+{
+    if (++round_of_mine < LAST_ROUND) {
+        EXPECT_EQ(pthread_setspecific(behind_ours, value), 0);
+    }
+    atomic_store(&rounds_seen, round_of_mine);
+    WAIT_FOR(20, atomic_load(&stage) == round_of_mine);
+    EXPECT_EQ(raise(SIGUSR1), 0);
+}
+
+static void *signal_and_end(void *arg)
+{
+    mine_in_handler = item_new(1, item_new(2, NULL));
+    EXPECT_EQ(pthread_setspecific(behind_ours, arg), 0);
+    return NULL;
+}
+
+/* While what a handler finds in the thread's locals may be collected, none runs. */
+static void handlers_find_them_until_signals_are_blocked(void)
+{
+    struct sigaction sa;
+    memset(&sa, 0, sizeof sa);
+    sa.sa_handler = use_mine;
+    EXPECT_EQ(sigaction(SIGUSR1, &sa, NULL), 0);
+    EXPECT_EQ(pthread_key_create(&behind_ours, signal_in_each_round), 0);
+    atomic_store(&stage, 0);
+    pthread_t t = thread_start(signal_and_end, &stage);
+    for (int round = 1; round <= LAST_ROUND; round++) {
+        WAIT_FOR(20, atomic_load(&rounds_seen) == round);
+        loam_gc();
+        for (uint64_t k = 0; k < 1000; k++) {
+            item_new(k, NULL);
+        }
+        atomic_store(&stage, round);
+    }
+    thread_join(t);
+    for (int round = 1; round <= LAST_ROUND; round++) {
+        EXPECT_EQ(atomic_load(&handled_in[round]), round < LAST_ROUND ? 1 : 0);
+    }
+    EXPECT_EQ(pthread_key_delete(behind_ours), 0);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -290,5 +355,6 @@ int main(int argc, char **argv)
     RUN(on_the_main_thread);
     RUN(held_by_a_thread_that_only_attached);
     RUN(destructors_find_their_values);
+    RUN(handlers_find_them_until_signals_are_blocked);
     return test_end();
 }
