@@ -5,6 +5,7 @@
  *             with two flags in the top bits, which no user-space code address has. One word, so
  *             that a handler on any thread reads handler and flags together.
  * Invariants  [signal.not-ours] the remembered action is never our own handler.
+ *             [frame.others]    at frame_restart.
  * Ordering    signal_previous[signo] is written before sigaction makes our handler reachable; the
  *             system call orders the two for whoever then runs our handler.
  * From Go     runtime/signal_unix.go: Go owns its signals and forwards to earlier handlers as here
@@ -222,6 +223,19 @@ const uintptr_t *os_context_regs(const void *ucontext, size_t *n)
 #error "contexts are known for x86-64 and aarch64"
 #endif
 
+/* [frame.others] A word of the stack may be another thread's to write, if it only looks like a frame's: the
+ * lock in the thread's own descriptor, which who signals it holds and lets go of meanwhile. So it is read
+ * once, and changed only if it is still what was read. */
+static NO_SANITIZE void frame_restart(uintptr_t word)
+{
+    _Atomic uintptr_t *at = (_Atomic uintptr_t *)word;
+    uintptr_t pc = load_rlx(at);
+    uintptr_t start = os_stores_restart(pc);
+    if (unlikely(start != pc)) {
+        (void)cas_rlx(at, &pc, start);
+    }
+}
+
 #if defined(__x86_64__)
 
 NO_SANITIZE void os_signal_frames_restart(uintptr_t from, uintptr_t to)
@@ -230,11 +244,7 @@ NO_SANITIZE void os_signal_frames_restart(uintptr_t from, uintptr_t to)
     uintptr_t restorer = load_rlx(&signal_restorer);
     for (uintptr_t p = align_up(from, sizeof(p)); p + PC + sizeof(p) <= to; p += sizeof(p)) {
         if (unlikely(*(volatile uintptr_t *)p == restorer)) {
-            volatile uintptr_t *pc = (volatile uintptr_t *)(p + PC);
-            uintptr_t start = os_stores_restart(*pc);
-            if (start != *pc) {
-                *pc = start;
-            }
+            frame_restart(p + PC);
         }
     }
 }
@@ -245,11 +255,7 @@ NO_SANITIZE void os_signal_frames_restart(uintptr_t from, uintptr_t to)
 NO_SANITIZE void os_signal_frames_restart(uintptr_t from, uintptr_t to)
 {
     for (uintptr_t p = align_up(from, sizeof(p)); p + sizeof(p) <= to; p += sizeof(p)) {
-        volatile uintptr_t *pc = (volatile uintptr_t *)p;
-        uintptr_t start = os_stores_restart(*pc);
-        if (start != *pc) {
-            *pc = start;
-        }
+        frame_restart(p);
     }
 }
 

@@ -3,7 +3,8 @@
  * Claim   The program's handlers go on being called in their manner, ours comes back when replaced,
  *         the two never call each other without end. A context shows every general register of what
  *         was interrupted, and where it goes on can be changed. os_call_spilled puts every
- *         callee-saved register in memory. Threads of ours take no signals.
+ *         callee-saved register in memory. Threads of ours take no signals. The search for frames
+ *         changes nothing that another thread writes meanwhile.
  * Oracle  Registers loaded by hand with numbers of their own.
  */
 #include "os/os.h"
@@ -382,6 +383,54 @@ static void alt_handler(int signo, void *siginfo, void *ucontext)
     }
 }
 
+/* ---- [frame.others] ---- */
+
+enum { LOOKED_AT = 64 };
+static uintptr_t words_looked_at[LOOKED_AT];
+static _Atomic bool end_looking;
+
+static void *look_for_frames(void *arg)
+{
+    (void)arg;
+    while (!load_acq(&end_looking)) {
+        os_signal_frames_restart((uintptr_t)words_looked_at,
+                                 (uintptr_t)(words_looked_at + LOOKED_AT));
+    }
+    return NULL;
+}
+
+/* What another thread writes into a word that looks like a frame's stays as it wrote it. Where a frame is
+ * known by the address that its handler returns to, there is that address everywhere before the word. */
+static void test_frames_leave_others_words(void **state)
+{
+    (void)state;
+    struct {
+        uintptr_t handler, flags, restorer;
+        uint64_t mask;
+    } action = {0, 0, 0, 0};
+    os_signal_fn *fn = ours;
+    assert_int_equal(os_signal_install(SIGNO, fn, NULL), 0);
+    assert_int_equal(syscall(SYS_rt_sigaction, SIGNO, NULL, &action, sizeof(action.mask)), 0);
+    for (size_t i = 0; i < LOOKED_AT; i++) {
+        words_looked_at[i] = action.restorer;
+    }
+    _Atomic uintptr_t *word = (_Atomic uintptr_t *)&words_looked_at[LOOKED_AT - 1];
+    pthread_t t;
+    assert_int_equal(pthread_create(&t, NULL, look_for_frames, NULL), 0);
+    for (uintptr_t i = 0; i < 1000000; i++) {
+        store_rlx(word, (uintptr_t)1);
+        for (int wait = (int)(i % 64); wait > 0; wait--) {
+            compiler_barrier();
+        }
+        store_rlx(word, (uintptr_t)0);
+        for (int wait = 0; wait < 64; wait++) {
+            assert_int_equal(load_rlx(word), 0);
+        }
+    }
+    store_rel(&end_looking, true);
+    pthread_join(t, NULL);
+}
+
 static void test_altstack(void **state)
 {
     (void)state;
@@ -587,6 +636,7 @@ int main(void)
         cmocka_unit_test(test_jump_out_of_a_chained_handler),
         cmocka_unit_test(test_whose_signal),
         cmocka_unit_test(test_context),
+        cmocka_unit_test(test_frames_leave_others_words),
         cmocka_unit_test(test_altstack),
         cmocka_unit_test(test_spill),
         cmocka_unit_test(test_thread),
