@@ -9,9 +9,8 @@ need_build = cmake:cmake gcc:gcc make:make /usr/include/stdio.h:libc6-dev
 need_lint = $(need_build) clang:clang clang-format:clang-format clang-tidy:clang-tidy \
 	cppcheck:cppcheck python3:python3
 need_test = $(need_lint) g++:g++ pkg-config:pkgconf /usr/include/cmocka.h:libcmocka-dev spin:spin
-need_long = $(need_test)
 ifneq ($(shell uname -m),aarch64)
-need_long += aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user \
+need_test += aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user \
 	/usr/aarch64-linux-gnu/include/stdio.h:libc6-dev-arm64-cross
 endif
 
@@ -42,8 +41,8 @@ test:
 	@tools/check.sh
 
 test-long:
-	@tools/need.sh $(need_long)
-	@tools/check.sh aarch64 long
+	@tools/need.sh $(need_test)
+	@tools/check.sh long
 
 bench:
 	@tools/need.sh $(need_build)
