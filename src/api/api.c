@@ -113,8 +113,7 @@ char *loam_strdup(const char *s)
 
 void loam_set_oom_handler(void (*fn)(void *arg), void *arg)
 {
-    gc_store(malloc_must_attach(), &gc.oom_arg, (uintptr_t)arg);
-    store_rel(&malloc_oom_fn, fn); /* release: pairs with out_of_memory */
+    malloc_set_oom_handler(malloc_must_attach(), fn, arg);
 }
 
 /* -- stores ------------------------------------------------------------------------------------ */

@@ -270,7 +270,9 @@ void gc_mark_roots(struct gcwork *w)
     os_each_data_range(scan_data, w);
     scan_table(w, &roots.ranges, false);
     scan_table(w, &roots.pins, true);
-    mark_word(w, load_acq(&gc.oom_arg)); /* acquire: pairs with loam_set_oom_handler */
+    for (size_t i = 0; i < 2; i++) {
+        mark_word(w, load_acq(&gc.oom_arg[i])); /* acquire: pairs with malloc_set_oom_handler */
+    }
     ends_mark_roots(w);
     mutex_lock(&world.lock);
     for (const struct loam_stack *s = world.stacks; s != NULL; s = s->next) {

@@ -27,7 +27,11 @@
 
 enum { ZERO_CHUNK = 256 << 10 }; /* bytes zeroed between two looks at what is asked */
 
-void (*_Atomic malloc_oom_fn)(void *arg);
+/* The program's out-of-memory handler. Function and argument belong together, so there are two pairs, and the number
+ * of the last one set; who reads one looks whether the number is still the same. */
+static struct mutex oom_lock;
+static _Atomic uint64_t oom_set;
+static void (*_Atomic oom_fn[2])(void *arg);
 
 /* The next slot of r; false: none, or a signal handler refilled r meanwhile. */
 ALWAYS_INLINE bool run_take(struct run *r, uintptr_t *taken)
@@ -88,17 +92,42 @@ static bool inside_handler(const struct m *m, const volatile uintptr_t *mine)
     return at >= from && os_mapped_low(from, limit) == from && seal_is_whole((void *)at);
 }
 
+void malloc_set_oom_handler(struct m *m, void (*fn)(void *arg), void *arg)
+{
+    m_enter(m);
+    mutex_lock(&oom_lock);
+    uint64_t set = load_rlx(&oom_set) + 1;
+    gc_store(m, &gc.oom_arg[set % 2], (uintptr_t)arg);
+    store_rlx(&oom_fn[set % 2], fn); /* relaxed: published by the next */
+    store_rel(&oom_set, set);        /* release: pairs with oom_handler */
+    mutex_unlock(&oom_lock);
+    m_leave(m);
+}
+
+static void (*oom_handler(uintptr_t *arg))(void *)
+{
+    for (;;) {
+        uint64_t set =
+            load_acq(&oom_set); /* acquire: the pair; pairs with malloc_set_oom_handler */
+        void (*fn)(void *) = load_acq(&oom_fn[set % 2]); /* acquire: before the second look */
+        *arg = load_acq(&gc.oom_arg[set % 2]);
+        if (load_rlx(&oom_set) == set) {
+            return fn;
+        }
+    }
+}
+
 /* NO_SANITIZE: the seal is on the stack itself. */
 static NO_SANITIZE COLD void *out_of_memory(struct m *m)
 {
     volatile uintptr_t seal[SEAL_WORDS];
-    void (*fn)(void *) =
-        load_acq(&malloc_oom_fn); /* acquire: pairs with the setter; arg is its own */
+    uintptr_t arg;
+    void (*fn)(void *) = oom_handler(&arg);
     if (fn != NULL && !inside_handler(m, seal)) {
         uintptr_t outer = m->cache.oom_seal;
         seal_write(seal);
         m->cache.oom_seal = (uintptr_t)seal;
-        fn((void *)load_acq(&gc.oom_arg));
+        fn((void *)arg);
         seal[0] = 0;
         if (m == m_self) { /* it has not detached the thread */
             m->cache.oom_seal = outer;

@@ -31,6 +31,6 @@ void malloc_free(struct m *m, void *p);
 void *malloc_realloc(struct m *m, void *p, size_t bytes);
 
 /* Called before an allocation gives NULL. */
-extern void (*_Atomic malloc_oom_fn)(void *arg);
+void malloc_set_oom_handler(struct m *m, void (*fn)(void *arg), void *arg);
 
 #endif
