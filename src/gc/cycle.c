@@ -502,9 +502,18 @@ bool gc_is_due(void)
     return forced() || load_rlx(&gc.live) >= load_rlx(&gc.trigger);
 }
 
+/* Of a thread between world_lib_resume and _pause: fork waits for who holds the lock, but not for who waits
+ * for it. */
+static void lock_cycle(void)
+{
+    world_lib_pause();
+    mutex_lock(&gc.cycle_lock);
+    world_lib_resume();
+}
+
 static void run_cycle(void)
 {
-    mutex_lock(&gc.cycle_lock);
+    lock_cycle();
     account_limiter();
     cycle();
     gc_read_container();
@@ -591,7 +600,7 @@ static void collector_main(void *arg)
     collector.tid = os_gettid();
     os_thread_set_priority(0, OS_PRIORITY_QUICK);
     world_lib_resume();
-    mutex_lock(&gc.cycle_lock);
+    lock_cycle();
     if (!load_acq(&gc.sweep_done)) { /* fork's child goes on where its parent's thread was */
         sweep_in_background();
     }
@@ -609,7 +618,7 @@ static void collector_main(void *arg)
             store_rlx(&gc.quiet, false);
             continue;
         }
-        mutex_lock(&gc.cycle_lock); /* as a cycle's sweep: who holds it finds the heap at rest */
+        lock_cycle(); /* as a cycle's sweep: who holds it finds the heap at rest */
         int64_t scavenge = gc_scavenge_step();
         mutex_unlock(&gc.cycle_lock);
         if (scavenge >= 0 && (left < 0 || scavenge < left)) {
