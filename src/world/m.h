@@ -102,6 +102,7 @@ struct m {
     int tid;
     uintptr_t tp; /* thread pointer, where its thread-local storage hangs */
     uintptr_t stack_low, stack_high;
+    bool is_first; /* the process's first thread, whose stack may grow below stack_low */
     struct stack_ref *stacks;
 
     struct m *next, *prev; /* registry, under world.lock; free list */

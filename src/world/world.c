@@ -26,6 +26,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 __thread struct m *m_self __attribute__((tls_model("initial-exec")));
 struct world world;
@@ -116,13 +117,19 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     raise_max(&m->answer_max_ns, took > 0 ? (uint64_t)took : 0);
 }
 
-static void set_sp(const struct m *m, struct m_context *ctx, uintptr_t sp)
+static void set_sp(struct m *m, struct m_context *ctx, uintptr_t sp)
 {
     uintptr_t low;
     ctx->sp = sp;
     ctx->alt_limit = 0;
-    if (sp < m->stack_low || sp >= m->stack_high) {
-        (void)os_altstack_bounds(sp, &low, &ctx->alt_limit);
+    if (likely(sp >= m->stack_low && sp < m->stack_high) ||
+        os_altstack_bounds(sp, &low, &ctx->alt_limit)) {
+        return;
+    }
+    /* Its limit was raised after the thread was attached. The system keeps a gap below this stack, so nothing else
+     * is mapped next to it. */
+    if (m->is_first && sp < m->stack_low && os_mapped_low(sp, m->stack_low) == sp) {
+        m->stack_low = align_down(sp, os_page_size());
     }
 }
 
@@ -160,8 +167,7 @@ void m_poll(struct m *m)
 
 enum { FRAME_MOST = 16384 }; /* bytes of a signal frame with all its vector registers */
 
-static void save_context(const struct m *m, struct m_context *ctx, const void *ucontext,
-                         uintptr_t frame)
+static void save_context(struct m *m, struct m_context *ctx, const void *ucontext, uintptr_t frame)
 {
     set_sp(m, ctx, os_context_sp(ucontext));
     ctx->frame = frame;
@@ -299,6 +305,7 @@ static struct m *attach(void)
     mcache_init(&m->cache);
     m->busy = m->deep = 1;
     m->tid = os_gettid();
+    m->is_first = m->tid == getpid() && !world.forked;
     m->tp = os_thread_pointer();
     if (!stack_bounds(m) || pthread_setspecific(exit_key, m) != 0) {
         free_m(m);
@@ -802,8 +809,9 @@ void world_lib_pause(void)
 static void fork_prepare(void)
 {
     struct m *m = m_self;
+    struct m_wait wait;
     if (m != NULL) {
-        m_enter_blocking(m, FRAME_END);
+        m_begin_wait(m, &wait);
     }
     mutex_lock(&world.fork_lock);
     store_sc(&world.fork_pending, 1u);
@@ -816,7 +824,7 @@ static void fork_prepare(void)
         os_futex_wait(&world.lib_active, active, 1000000);
     }
     if (m != NULL) {
-        m_exit_blocking(m);
+        m_end_wait(m, &wait);
         m_enter(m);
     }
     world_stop();
@@ -853,6 +861,7 @@ static void fork_child(void)
     store_rlx(&world.fork_pending, 0u);
     store_rlx(&world.is_stopped, false);
     world.stopper = NULL;
+    world.forked = true;
     world.fork_child();
     for (struct m *m = world.ms; m != NULL;) {
         struct m *next = m->next;

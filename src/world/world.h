@@ -33,6 +33,7 @@ struct world {
     struct mutex fork_lock;      /* one fork at a time */
     _Atomic uint32_t lib_active; /* the library's own threads that run now */
     _Atomic uint32_t fork_pending;
+    bool forked; /* a child: its first thread may have any stack */
 
     /* Hooks of the layers below, set once at start. */
     void (*attach)(struct m *m); /* under world.lock: take the present phase */

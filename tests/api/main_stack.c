@@ -1,0 +1,62 @@
+/* The first thread's stack grows below what its limit allowed when the thread was attached, if the program raises the
+ * limit: what only such frames hold stays alive.
+ *
+ * TEST_LABEL: quick
+ * TEST_RUN: default | | | 60
+ * TEST_RUN: clobberfree | GODEBUG=clobberfree=1 GOGC=5 | | 60
+ * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1 | | 60 */
+#include "../support/test.h"
+
+#include <sys/resource.h>
+
+#include "../support/heap.h"
+#include "../support/items.h"
+
+enum { MIB = 1 << 20, FRAME = 16 * 1024 };
+
+static NOINLINE void hold_below(size_t frames)
+{
+    item *volatile held = item_new(frames, item_new(frames + 1, NULL));
+    volatile char frame[FRAME];
+    frame[0] = frame[FRAME - 1] = 1;
+    if (frames == 0) {
+        for (int i = 0; i < 3; i++) {
+            loam_gc();
+            for (uint64_t k = 0; k < 10000; k++) {
+                item_new(k, NULL);
+            }
+        }
+    } else {
+        hold_below(frames - 1);
+    }
+    item_check(held);
+    EXPECT_EQ(held->next->id, frames + 1);
+    item_check(held->next);
+    EXPECT_EQ(frame[0], 1);
+}
+
+static void limit_raised_after_attaching(void)
+{
+    struct rlimit limit;
+    EXPECT_EQ(getrlimit(RLIMIT_STACK, &limit), 0);
+    if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < 64 * MIB) {
+        printf("skip: the stack's limit may not be raised\n");
+        return;
+    }
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = MIB;
+    EXPECT_EQ(setrlimit(RLIMIT_STACK, &limit), 0);
+    item_new(1, NULL); /* attached */
+    limit.rlim_cur = 64 * MIB;
+    EXPECT_EQ(setrlimit(RLIMIT_STACK, &limit), 0);
+    hold_below(16 * MIB / FRAME);
+    limit.rlim_cur = before;
+    EXPECT_EQ(setrlimit(RLIMIT_STACK, &limit), 0);
+}
+
+int main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+    RUN(limit_raised_after_attaching);
+    return test_end();
+}
