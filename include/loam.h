@@ -280,7 +280,8 @@ LOAM_API int loam_attach(void);
 LOAM_API void loam_detach(void);
 
 /* Optional, around a long wait or computation that touches no heap memory: the collector answers
- * for the thread instead of signalling it. They nest. What the thread holds stays alive. */
+ * for the thread instead of signalling it. They nest. What the thread holds when it enters stays alive; its
+ * stack may be read at any moment in between, so no pointer to an object is moved from one variable to another. */
 LOAM_API void loam_enter_blocking(void);
 LOAM_API void loam_exit_blocking(void);
 
