@@ -31,6 +31,7 @@ enum {
     PAY_LEAST = MIB(1), /* more than a page cache takes at once */
     PAY_SPANS = 64,     /* to sweep, when no page is free */
     WAIT_NS = 1000000,
+    WAIT_FAR_NS = 4000000, /* a 64th beyond the limit */
     WORK_NS = 1000000,
     FADE_NS = 500000000, /* what was used lately, and is not now, halves */
 };
@@ -134,7 +135,9 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     if (done >= most) {
         store_rlx(&heap.over_limit, true); /* perhaps there is more */
     } else if (is_over && load_acq(&gc.phase) != GC_OFF) {
-        gc_wait_progress(m, WAIT_NS); /* the threads that have not answered need the processors */
+        uint64_t limit = load_rlx(&heap.limit);
+        /* The threads that have not answered need the processors; far beyond they have had none for long. */
+        gc_wait_progress(m, over(limit + limit / 64) ? WAIT_FAR_NS : WAIT_NS);
     }
     add_rlx(&gc.scavenged_eager, (uint64_t)done);
     add_rlx(&gc.scavenge_assist_ns, os_thread_cputime() - begin);

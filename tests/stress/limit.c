@@ -61,8 +61,11 @@ static NOINLINE void set_alive(size_t *alive, size_t wanted)
         memset(p, 1, PIECE);
         LOAM_SET(pieces[*alive], (void *)p);
     }
-    while (*alive > wanted) {
-        LOAM_SET(pieces[--*alive], NULL);
+    if (*alive > wanted) {
+        while (*alive > wanted) {
+            LOAM_SET(pieces[--*alive], NULL);
+        }
+        loam_gc(); /* before, the step that went before is what is alive */
     }
 }
 
