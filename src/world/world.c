@@ -809,9 +809,8 @@ void world_lib_pause(void)
 static void fork_prepare(void)
 {
     struct m *m = m_self;
-    struct m_wait wait;
     if (m != NULL) {
-        m_begin_wait(m, &wait);
+        m_enter_blocking(m, FRAME_END);
     }
     mutex_lock(&world.fork_lock);
     store_sc(&world.fork_pending, 1u);
@@ -824,7 +823,7 @@ static void fork_prepare(void)
         os_futex_wait(&world.lib_active, active, 1000000);
     }
     if (m != NULL) {
-        m_end_wait(m, &wait);
+        m_exit_blocking(m);
         m_enter(m);
     }
     world_stop();
