@@ -36,6 +36,16 @@
 #define cas_sc(p, expected, v)                                                          \
     atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_seq_cst, \
                                             memory_order_seq_cst)
+
+/* Of a number that one thread writes at a time. */
+#define raise_rlx(p, v)              \
+    do {                             \
+        uint64_t raised_ = (v);      \
+        if (raised_ > load_rlx(p)) { \
+            store_rlx(p, raised_);   \
+        }                            \
+    } while (0)
+
 #define fence_acq() atomic_thread_fence(memory_order_acquire)
 #define fence_rel() atomic_thread_fence(memory_order_release)
 #define fence_sc() atomic_thread_fence(memory_order_seq_cst)

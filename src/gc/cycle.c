@@ -135,10 +135,7 @@ static void on_attach(struct m *m)
 
 static void take_max(_Atomic uint64_t *from, _Atomic uint64_t *to)
 {
-    uint64_t t = xchg_rlx(from, UINT64_C(0)); /* relaxed: a report */
-    if (t > load_rlx(to)) {
-        store_rlx(to, t);
-    }
+    raise_rlx(to, xchg_rlx(from, UINT64_C(0))); /* relaxed: a report */
 }
 
 /* [exit]: what the buffer names nobody else may know of; marking it dirties the round. Under world.lock, so

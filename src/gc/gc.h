@@ -103,8 +103,7 @@ struct gc {
     struct pacer_limiter limiter;  /* changed under pacer_lock */
     struct gc_options options;
 
-    _Atomic uintptr_t
-        oom_arg[2]; /* roots: what the program's out-of-memory handlers are called with */
+    _Atomic uintptr_t oom_arg[2]; /* roots: arguments of the out-of-memory handlers */
 
     /* Hooks of observe/: the library has started; a cycle has ended. */
     void (*at_start)(void);

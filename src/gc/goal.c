@@ -160,15 +160,25 @@ void gc_account_limiter(int64_t used_ns)
 
 /* -- settings ---------------------------------------------------------------------------------- */
 
-int gc_set_percent(struct m *m, int percent)
+static void begin_setting(struct m *m)
 {
     m_enter(m);
     mutex_lock(&gc.pacer_lock);
+}
+
+static void end_setting(struct m *m)
+{
+    mutex_unlock(&gc.pacer_lock);
+    m_leave(m);
+}
+
+int gc_set_percent(struct m *m, int percent)
+{
+    begin_setting(m);
     int old = atomic_exchange_explicit(&gc.gc_percent, percent < 0 ? -1 : percent,
                                        memory_order_relaxed);
     commit();
-    mutex_unlock(&gc.pacer_lock);
-    m_leave(m);
+    end_setting(m);
     if (old < 0 && percent >= 0) {
         gc_wake(); /* it sleeps without end */
     }
@@ -178,8 +188,7 @@ int gc_set_percent(struct m *m, int percent)
 /* A limit below what is mapped: a cycle at once, and what it frees goes back. */
 int64_t gc_set_memory_limit(struct m *m, int64_t bytes)
 {
-    m_enter(m);
-    mutex_lock(&gc.pacer_lock);
+    begin_setting(m);
     uint64_t old = load_rlx(&heap.limit);
     if (bytes >= 0) {
         store_rlx(&gc.limit_auto, false);
@@ -187,8 +196,7 @@ int64_t gc_set_memory_limit(struct m *m, int64_t bytes)
         commit();
     }
     bool exceeded = gc.pacer.memory.mapped > gc.pacer.memory.limit;
-    mutex_unlock(&gc.pacer_lock);
-    m_leave(m);
+    end_setting(m);
     if (bytes >= 0 && exceeded) {
         store_rlx(&heap.over_limit, true);
         gc_scavenge_wake();
@@ -202,27 +210,23 @@ int64_t gc_set_memory_limit(struct m *m, int64_t bytes)
 
 double gc_set_cpu_limit(struct m *m, double share)
 {
-    m_enter(m);
-    mutex_lock(&gc.pacer_lock);
+    begin_setting(m);
     double old = gc.limiter.share;
     if (share >= 0) { /* not for a NaN */
         gc.limiter.share = share > 1 ? 1 : share;
     }
-    mutex_unlock(&gc.pacer_lock);
-    m_leave(m);
+    end_setting(m);
     return old;
 }
 
 int64_t gc_set_min_heap(struct m *m, int64_t bytes)
 {
-    m_enter(m);
-    mutex_lock(&gc.pacer_lock);
+    begin_setting(m);
     int64_t old = pacer_min_heap(&gc.pacer);
     if (bytes >= 0) {
         gc.pacer.min_heap = bytes < INT64_C(1) << 62 ? bytes : INT64_C(1) << 62;
         commit();
     }
-    mutex_unlock(&gc.pacer_lock);
-    m_leave(m);
+    end_setting(m);
     return old;
 }

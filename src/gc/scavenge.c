@@ -61,15 +61,16 @@ static uint64_t with_memory(void)
     return bytes - released;
 }
 
-static bool over(uint64_t limit)
+/* Bytes mapped beyond the limit. */
+static uint64_t beyond(uint64_t limit)
 {
     if (limit == UINT64_MAX) {
-        return false;
+        return 0;
     }
     mutex_lock(&heap.lock);
     uint64_t mapped = mheap_mapped_locked();
     mutex_unlock(&heap.lock);
-    return mapped > limit;
+    return mapped > limit ? mapped - limit : 0;
 }
 
 static uint64_t background_limit(void)
@@ -122,22 +123,22 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     }
     int64_t begin = os_thread_cputime();
     store_rlx(&heap.over_limit, false);
-    bool is_over = true;
-    for (size_t piece = 1; is_over && piece != 0 && done < most; done += piece) {
+    uint64_t limit = load_rlx(&heap.limit);
+    uint64_t excess = 1;
+    for (size_t piece = 1; excess != 0 && piece != 0 && done < most; done += piece) {
         m_enter(m);
-        is_over = over(load_rlx(&heap.limit));
-        piece = is_over ? release_piece(&at, false) : 0;
-        if (is_over && piece == 0) {
+        excess = beyond(limit);
+        piece = excess != 0 ? release_piece(&at, false) : 0;
+        if (excess != 0 && piece == 0) {
             sweep_some();
         }
         m_leave(m);
     }
     if (done >= most) {
         store_rlx(&heap.over_limit, true); /* perhaps there is more */
-    } else if (is_over && load_acq(&gc.phase) != GC_OFF) {
-        uint64_t limit = load_rlx(&heap.limit);
+    } else if (excess != 0 && load_acq(&gc.phase) != GC_OFF) {
         /* The threads that have not answered need the processors; far beyond they have had none for long. */
-        gc_wait_progress(m, over(limit + limit / 64) ? WAIT_FAR_NS : WAIT_NS);
+        gc_wait_progress(m, excess > limit / 64 ? WAIT_FAR_NS : WAIT_NS);
     }
     add_rlx(&gc.scavenged_eager, (uint64_t)done);
     add_rlx(&gc.scavenge_assist_ns, os_thread_cputime() - begin);
@@ -203,7 +204,7 @@ int64_t gc_scavenge_step(void)
     }
     fade(now);
     uint64_t have = with_memory();
-    bool limited = over(background_limit());
+    bool limited = beyond(background_limit()) != 0;
     uint64_t least = and_a_tenth(in_use());
     if (have <= least && !limited) {
         return asleep();
@@ -224,7 +225,7 @@ int64_t gc_scavenge_step(void)
         done += bytes;
         add_rlx(&gc.scavenged_bg, (uint64_t)bytes);
         took = os_thread_cputime() - begin;
-        limited = limited && over(background_limit());
+        limited = limited && beyond(background_limit()) != 0;
     }
     int64_t worked = took < WORK_NS ? took : WORK_NS; /* what is above is not rested for */
     int64_t rest = worked * 100 / (PERCENT * load_rlx(&gc.options.max_procs)) - worked;

@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #endif
 #include "os/os.h"
+#include "os/os_internal.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -20,14 +21,14 @@
 
 enum { GROUP_TEXT = 4096 };
 
-/* The file, cut off where it does not fit, with a 0 behind it; false: it is not there. */
-static bool read_file(const char *path, char text[GROUP_TEXT])
+bool file_read(const char *path, char *text, size_t size)
 {
+    text[0] = '\0';
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return false;
     }
-    ssize_t n = read(fd, text, GROUP_TEXT - 1);
+    ssize_t n = read(fd, text, size - 1);
     (void)close(fd);
     text[n < 0 ? 0 : n] = '\0';
     return n > 0;
@@ -41,7 +42,7 @@ static uint64_t least_limit(const char *root, char *group, const char *name)
     uint64_t least = UINT64_MAX;
     for (;;) {
         int n = snprintf(path, sizeof path, "%s%s/%s", root, group, name);
-        if (n > 0 && (size_t)n < sizeof path && read_file(path, text) &&
+        if (n > 0 && (size_t)n < sizeof path && file_read(path, text, sizeof text) &&
             isdigit((unsigned char)text[0])) { /* otherwise: max */
             errno = 0;
             uint64_t bytes = strtoull(text, NULL, 10);
@@ -76,9 +77,7 @@ uint64_t os_cgroup_memory_limit(const char *proc, const char *sys)
     char path[GROUP_TEXT];
     int saved = errno;
     uint64_t least = UINT64_MAX;
-    if (!read_file(proc, groups)) {
-        groups[0] = '\0';
-    }
+    (void)file_read(proc, groups, sizeof groups);
     for (char *line = groups, *next; line != NULL && *line != '\0'; line = next) {
         next = strchr(line, '\n');
         if (next != NULL) {

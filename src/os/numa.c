@@ -9,9 +9,9 @@
 #define _GNU_SOURCE
 #endif
 #include "os/os.h"
+#include "os/os_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,14 +37,9 @@ uint64_t os_numa_parse(const char *list)
 
 static uint64_t numa_nodes(void)
 {
-    char text[512] = "";
+    char text[512];
     int saved_errno = errno;
-    int fd = open("/sys/devices/system/node/has_memory", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        ssize_t n = read(fd, text, sizeof text - 1);
-        text[n < 0 ? 0 : n] = '\0';
-        (void)close(fd);
-    }
+    (void)file_read("/sys/devices/system/node/has_memory", text, sizeof text);
     errno = saved_errno;
     uint64_t mask = os_numa_parse(text);
     return mask != 0 ? mask : 1;

@@ -3,7 +3,11 @@
 #define OS_OS_INTERNAL_H
 
 #include <link.h>
+#include <stdbool.h>
 #include <stddef.h>
+
+/* cgroup.c: a small file, cut off where it does not fit, with a 0 behind it; false: it is not there, or empty. */
+bool file_read(const char *path, char *text, size_t size);
 
 /* tls.c: a module was seen by a walk under modules.c's lock. glibc's own tables tell all that is
  * needed; elsewhere sizes of thread-local storage are noted. */

@@ -35,18 +35,11 @@ static pthread_key_t exit_key;
 
 /* -- answering --------------------------------------------------------------------------------- */
 
-static void raise_max(_Atomic uint64_t *max, uint64_t t)
-{
-    if (t > load_rlx(max)) {
-        store_rlx(max, t);
-    }
-}
-
 void m_count_pause(struct m *m, int64_t ns)
 {
     uint64_t t = ns > 0 ? (uint64_t)ns : 0;
     add_rlx(&m->pause_total_ns, t);
-    raise_max(&m->pause_max_ns, t);
+    raise_rlx(&m->pause_max_ns, t);
 }
 
 /* pc: see m_context; anew with each answer, for one handler may give several. */
@@ -114,7 +107,7 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     m->deep--;
     int64_t took = os_thread_cputime() - begin + stopped;
     m_count_pause(m, took);
-    raise_max(&m->answer_max_ns, took > 0 ? (uint64_t)took : 0);
+    raise_rlx(&m->answer_max_ns, took > 0 ? (uint64_t)took : 0);
 }
 
 static void set_sp(struct m *m, struct m_context *ctx, uintptr_t sp)
@@ -128,7 +121,9 @@ static void set_sp(struct m *m, struct m_context *ctx, uintptr_t sp)
     }
     /* Its limit was raised after the thread was attached. The system keeps a gap below this stack, so nothing else
      * is mapped next to it. */
-    if (m->is_first && sp < m->stack_low && os_mapped_low(sp, m->stack_low) == sp) {
+    uintptr_t next = m->stack_low - os_page_size(); /* of a stack elsewhere, all that is asked */
+    if (m->is_first && sp < m->stack_low && os_mapped_low(next, m->stack_low) == next &&
+        os_mapped_low(sp, next) == sp) {
         m->stack_low = align_down(sp, os_page_size());
     }
 }
@@ -703,9 +698,7 @@ void world_handshake(handshake_fn *fn, void (*posting)(void))
         wait_answers(post(NULL)); /* every handshake's function may run twice */
     }
     uint64_t took = (uint64_t)(os_nanotime() - begin);
-    if (took > load_rlx(&world.handshake_max_ns)) {
-        store_rlx(&world.handshake_max_ns, took);
-    }
+    raise_rlx(&world.handshake_max_ns, took);
     add_rlx(&world.handshake_count, UINT64_C(1));
     mutex_unlock(&world.handshake_lock);
 }

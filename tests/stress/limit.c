@@ -53,6 +53,17 @@ static void *allocate(void *arg)
     return NULL;
 }
 
+/* A whole one, which the program's allocating brings about. */
+static void wait_for_cycle(void)
+{
+    loam_memstats st;
+    loam_read_memstats(&st);
+    for (uint32_t seen = st.num_gc; st.num_gc < seen + 2;) {
+        sleep_us(1000);
+        loam_read_memstats(&st);
+    }
+}
+
 static NOINLINE void set_alive(size_t *alive, size_t wanted)
 {
     for (; *alive < wanted; ++*alive) {
@@ -61,11 +72,8 @@ static NOINLINE void set_alive(size_t *alive, size_t wanted)
         memset(p, 1, PIECE);
         LOAM_SET(pieces[*alive], (void *)p);
     }
-    if (*alive > wanted) {
-        while (*alive > wanted) {
-            LOAM_SET(pieces[--*alive], NULL);
-        }
-        loam_gc(); /* before, the step that went before is what is alive */
+    while (*alive > wanted) {
+        LOAM_SET(pieces[--*alive], NULL);
     }
 }
 
@@ -97,7 +105,11 @@ static void steps(void)
     for (size_t i = 0; i < COUNT_OF(percent); i++) {
         uint64_t before = atomic_load(&allocated);
         atomic_store(&longest_ns, 0);
+        bool falls = alive > (size_t)MOST * percent[i] / 100;
         set_alive(&alive, (size_t)MOST * percent[i] / 100);
+        if (falls) {
+            wait_for_cycle(); /* until then the step before is what is alive */
+        }
         size_t most = most_resident(seconds);
         loam_memstats st;
         loam_read_memstats(&st);
