@@ -114,10 +114,10 @@ static void post_flip(void)
 {
     gc_close_phase_locked();
     CHECK(gc_work_empty(), "something was marked after the end of marking"); /* [phase.late] */
-    store_rel(&gc.sweep_done, false);
     store_rlx(&gc.live, load_rlx(&gc.bytes_marked) + load_rlx(&gc.external));
     store_rlx(&gc.black, false);
     store_rel(&heap.sweepgen, load_rlx(&heap.sweepgen) + 2);
+    store_rel(&gc.sweep_done, false); /* release: after sweepgen; pairs with sweep_from */
     store_rel(&gc.phase, GC_OFF);
     gc_open_phase_locked();
 }

@@ -7,7 +7,8 @@
  * Invariants  [sweep.gen]  a sweeper owns its span: sweepgen is sg-1 meanwhile.
  *             [sweep.clear]  no mark or scanned bit survives: the next cycle starts from zero.
  *             [sweep.done]  sweep_done is set only after every cache was given back and every list of
- *             the unswept is empty.
+ *             the unswept is empty. While it is set nobody looks for unswept spans: a busy thread that had read
+ *             sweepgen would find, once the flip is posted, what others have swept since on the same lists.
  * Locking     the lists' own; none while a span is swept.
  * From Go     mgcsweep.go; differs: whole words of 64 slots at once, a bounded share per allocation.
  * Tests       tests/unit/test_memstats.c (bits and counts after a sweep), tests/model [sweep],
@@ -103,12 +104,18 @@ static struct mspan *take_any(uint32_t sweepgen, uint32_t start)
     return NULL;
 }
 
+/* Busy, or the collector: of flips at most one is posted meanwhile. */
 static bool sweep_from(uint32_t spanclass)
 {
+    struct mspan *s = NULL;
     add_acqrel(&heap.sweeping,
                1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
-    struct mspan *s = take_any(load_acq(&heap.sweepgen),
-                               spanclass); /* acquire: pairs with the flip */
+    /* [sweep.done]. acquire: sweepgen is as new; pairs with post_flip. */
+    if (!load_acq(&gc.sweep_done)) {
+        uint32_t sweepgen = load_acq(&heap.sweepgen); /* acquire: pairs with the flip */
+        world_delay(DELAY_STEP);
+        s = take_any(sweepgen, spanclass);
+    }
     if (s != NULL) {
         gc_sweep_span(s, false);
     }
