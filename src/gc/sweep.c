@@ -8,7 +8,7 @@
  *             [sweep.clear]  no mark or scanned bit survives: the next cycle starts from zero.
  *             [sweep.done]  sweep_done is set only after every cache was given back and every list of
  *             the unswept is empty. While it is set nobody looks for unswept spans: a busy thread that had read
- *             sweepgen would find, once the flip is posted, what others have swept since on the same lists.
+ *             sweepgen would find, once the flip is posted, what others have swept since on the same lists: [pay].
  * Locking     the lists' own; none while a span is swept.
  * From Go     mgcsweep.go; differs: whole words of 64 slots at once, a bounded share per allocation.
  * Tests       tests/unit/test_memstats.c (bits and counts after a sweep), tests/model [sweep],
@@ -110,7 +110,7 @@ static bool sweep_from(uint32_t spanclass)
     struct mspan *s = NULL;
     add_acqrel(&heap.sweeping,
                1u); /* before a list can be seen empty: pairs with gc_sweep_finish */
-    /* [sweep.done]. acquire: sweepgen is as new; pairs with post_flip. */
+    /* [pay]. acquire: sweepgen is as new; pairs with post_flip. */
     if (!load_acq(&gc.sweep_done)) {
         uint32_t sweepgen = load_acq(&heap.sweepgen); /* acquire: pairs with the flip */
         world_delay(DELAY_STEP);

@@ -14,7 +14,7 @@
  * sequence apart; -DFINE takes apart the worker, the sweeper and the emptying of a full buffer.
  *
  * Instance: NS, SPS, NOSCAN (set of the spans whose objects hold no pointers), NL0 and NL1 (locals of each thread).
- * Options:  SEQ FINE THREADS BLOCK WEAK EPH FREE FORK (with THREADS) ROOTS CONS PARK NOSYM.  Variants: see run.sh.
+ * Options:  SEQ FINE THREADS BLOCK WEAK EPH FREE FORK (with THREADS) ROOTS CONS PARK PAY NOSYM.  Variants: see run.sh.
  * LIVE:     does every cycle end?  Signals come from processes of their own, which fairness makes go on, and a thread
  *           that is blocked or has ended may stay so.  The label `progress` is a cycle's begin.
  */
@@ -71,6 +71,7 @@
 #define PUSHING  6     /* FINE: marked, not queued yet; busy */
 #define SWAPPED  7     /* SEQ: after the exchange, the old value not buffered yet; busy */
 #define LOOKING  8     /* WEAK_TORN: has looked at the sweep generation, not at the mark yet; busy */
+#define PAYING  10     /* PAY: has looked at the sweep generation, not taken a span yet; busy */
 #define FREEING  9     /* FREE: has looked at the phase, not marked yet; busy */
 
 /* The heap.  alloc holds the slots of the runs too. */
@@ -114,6 +115,10 @@ byte old[2];
 #endif
 #ifdef BLOCK
 byte claim;            /* t+1: the collector acts for the blocked thread t */
+#endif
+#ifdef PAY
+bit sweepdone = 1;
+byte pay[2];           /* the thread looks for a span to sweep: 1; 2: and the generation has moved on since */
 #endif
 #ifdef ROOTS
 byte root;             /* a registered root or a pin */
@@ -258,6 +263,9 @@ c_code {
 #endif
 #ifdef FINE
             to->fb[t] = p->set[from->fb[t ^ w]];
+#endif
+#ifdef PAY
+            to->pay[t] = from->pay[t ^ w];
 #endif
 #ifdef WEAK_TORN
             to->look[t] = from->look[t ^ w];
@@ -584,6 +592,35 @@ inline tolocal(t, v) {
     fi
 }
 
+/* ------------------------------------------------------------------ sweeping */
+
+#ifdef SWEEP_CACHED
+#define SWEEPABLE(s) (gen[s] == UNSWEPT)
+#else
+#define SWEEPABLE(s) (gen[s] == UNSWEPT && own[s] == 0)
+#endif
+inline sweep(s) {
+    tmp = alloc & SLOTS(s) & ~mark;
+    assert(c_expr { !(now.tmp & reach()) });
+    alloc = alloc & ~tmp;
+#ifdef WEAK
+    if :: (tmp & OB(wk)) -> wk = 0 :: else fi;
+#endif
+#ifdef EPH
+    if :: (tmp & (OB(eo)|OB(ek))) -> eo = 0; ek = 0; ev = 0 :: else fi;
+#endif
+#if !defined(CLEAR_IN_ON) && !defined(CLEAR_IN_BLACK)
+    mark = mark & ~SLOTS(s); scanned = scanned & ~SLOTS(s);
+#endif
+    gen[s] = ((alloc & SLOTS(s)) -> SWEPT : UNUSED);
+    tmp = 0
+}
+#ifndef FINE
+#define SWEEPSTEP(s) :: atomic { SWEEPABLE(s) -> sweep(s); DONE }
+#else
+#define SWEEPSTEP(s) :: atomic { SWEEPABLE(s) -> own[s] = SWEEPER; DONE } :: atomic { own[s] == SWEEPER -> sweep(s); own[s] = 0; DONE }
+#endif
+
 /* ------------------------------------------------------------------ a program thread */
 
 #define RUNS(t)   (st[t] == IDLE && (alive & TB(t)))
@@ -635,6 +672,14 @@ inline weakmark(t, x) {
 #define FREE_MARKS (!markdone && hs != H_NONE && hs != H_GIVEBACK)
 #endif
 
+#ifdef PAY
+#define PAYABLE(t,s) (own[s] == 0 && gen[s] == (pay[t] == 1 -> UNSWEPT : SWEPT))
+#define PAYABLE_T(s) PAYABLE(t,s)
+#define PAYSTEP(s)   :: PAYABLE(t,s) -> sweep(s)
+#define PAYERS       (st[0] == PAYING || st[1] == PAYING)
+#else
+#define PAYERS       0
+#endif
 #define REFILLSTEP(s) :: CANREFILL(t,s) -> refill(t, s)
 #define CANREFILL_T(s) CANREFILL(t,s)
 
@@ -773,6 +818,18 @@ end:
             if :: !(mark & OB(fr[t])) -> unclean = 1 :: else fi;
 #endif
             L[t] = L[t] & ~OB(fr[t]); alloc = alloc & ~OB(fr[t]); fr[t] = 0; st[t] = IDLE; DONE }
+#endif
+
+#ifdef PAY
+    /* [pay]: the lists of the unswept go by the parity of the generation; a thread that has read the one before the flip
+       finds what has been swept since */
+#ifdef PAY_UNASKED
+    :: atomic { RUNS(t) -> pay[t] = 1; st[t] = PAYING; DONE }
+#else
+    :: atomic { RUNS(t) && !sweepdone -> pay[t] = 1; st[t] = PAYING; DONE }
+#endif
+    :: atomic { st[t] == PAYING && ANY_SPAN(PAYABLE_T) -> if EACH_SPAN(PAYSTEP) fi; pay[t] = 0; st[t] = IDLE; DONE }
+    :: atomic { st[t] == PAYING && !ANY_SPAN(PAYABLE_T) -> pay[t] = 0; st[t] = IDLE; DONE }
 #endif
 
 #ifdef ROOTS
@@ -1030,33 +1087,6 @@ end:
     od
 }
 
-#ifdef SWEEP_CACHED
-#define SWEEPABLE(s) (gen[s] == UNSWEPT)
-#else
-#define SWEEPABLE(s) (gen[s] == UNSWEPT && own[s] == 0)
-#endif
-inline sweep(s) {
-    tmp = alloc & SLOTS(s) & ~mark;
-    assert(c_expr { !(now.tmp & reach()) });
-    alloc = alloc & ~tmp;
-#ifdef WEAK
-    if :: (tmp & OB(wk)) -> wk = 0 :: else fi;
-#endif
-#ifdef EPH
-    if :: (tmp & (OB(eo)|OB(ek))) -> eo = 0; ek = 0; ev = 0 :: else fi;
-#endif
-#if !defined(CLEAR_IN_ON) && !defined(CLEAR_IN_BLACK)
-    mark = mark & ~SLOTS(s); scanned = scanned & ~SLOTS(s);
-#endif
-    gen[s] = ((alloc & SLOTS(s)) -> SWEPT : UNUSED);
-    tmp = 0
-}
-#ifndef FINE
-#define SWEEPSTEP(s) :: atomic { SWEEPABLE(s) -> sweep(s); DONE }
-#else
-#define SWEEPSTEP(s) :: atomic { SWEEPABLE(s) -> own[s] = SWEEPER; DONE } :: atomic { own[s] == SWEEPER -> sweep(s); own[s] = 0; DONE }
-#endif
-
 proctype sweeper() {
 end:
     do
@@ -1082,6 +1112,11 @@ inline flip() {
     :: tmp < NS -> if :: gen[tmp] == SWEPT -> gen[tmp] = UNSWEPT :: else fi; tmp++
     :: else -> break
     od;
+#ifdef PAY
+    sweepdone = 0;
+    if :: pay[0] -> pay[0] = 2 :: else fi;
+    if :: pay[1] -> pay[1] = 2 :: else fi;
+#endif
     tmp = 0
 }
 
@@ -1093,8 +1128,11 @@ again:
 #if defined(SWEEP_IN_ON) || defined(SWEEP_IN_BLACK)
        atomic { ALLACKED -> hs = H_NONE; DONE }
 #else
-       atomic { ALLACKED && ALLSWEPT ->
+       atomic { ALLACKED && ALLSWEPT && !PAYERS ->
            hs = H_NONE;
+#ifdef PAY
+           sweepdone = 1;
+#endif
 #if !defined(CLEAR_IN_ON) && !defined(CLEAR_IN_BLACK)
            assert(!mark && !scanned && !queued && !buf[0] && !buf[1]);
 #endif
@@ -1172,6 +1210,9 @@ progress:
        atomic { POST(H_OFF); DONE }
 #endif
        /* [flip], [H-GIVEBACK], and [sweep] from here on */
+#ifdef FLIP_TELLS_FIRST
+       atomic { ALLACKED -> sweepdone = 0; DONE }
+#endif
 #ifdef FLIP_APART
        atomic { ALLACKED -> flip(); flipped = 1; DONE }
        atomic { markdone = 0; gblack = 0; POST(H_GIVEBACK); DONE }

@@ -40,6 +40,7 @@ with-ephemerons|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DEPH
 with-free|options|safe|-DNS=1 -DSPS=2 -DFREE
 with-stacks|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DPARK
 with-fork|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DTHREADS -DFORK
+with-paying|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DPAY
 with-conservative-words|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DCONS
 with-stores-taken-apart|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DSEQ
 with-marking-taken-apart|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DFINE
@@ -80,6 +81,8 @@ ephemeron-without-its-own-side|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DEP
 ephemeron-without-the-key-side|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DEPH -DEPH_NO_KEY_SIDE -DPREP_EPH
 noscan-key-not-looked-at|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DNL0=1 -DNOSCAN=2 -DEPH -DEPH_NOSCAN_KEY -DPREP_EPH
 free-through-the-buffer|long|unsafe|-DNS=1 -DSPS=2 -DFREE -DFREE_BUFFER
+swept-without-a-look|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DPAY -DPAY_UNASKED
+flip-after-the-word|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DPAY -DFLIP_TELLS_FIRST
 free-leaves-the-round-clean|variants|unsafe|-DREVERSE -DNS=1 -DSPS=2 -DFREE -DFREE_CLEAN
 ephemeron-made-unshaded|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DEPH -DEPH_MAKE_PLAIN
 ephemeron-value-unmarked|variants|unsafe|-DONE -DNS=3 -DSPS=1 -DEPH -DEPH_VALUE_PLAIN -DPREP_EPH
