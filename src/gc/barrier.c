@@ -74,7 +74,7 @@ static void full_buffer(struct m *m)
 /* Busy: no handshake is answered between the test of the flag and the store. */
 void gc_record(struct m *m, uintptr_t old, uintptr_t now)
 {
-    if (m->busy > 1) { /* a signal handler over busy code: the buffer may be half-written */
+    if (m_busy(m) > 1) { /* a signal handler over busy code: the buffer may be half-written */
         gc_shade(m, old);
         gc_shade(m, now);
         return;

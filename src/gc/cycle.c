@@ -182,7 +182,7 @@ static void step_done(void)
 void gc_wait_progress(struct m *m, int64_t most_ns)
 {
     uint32_t seen = load_acq(&gc.progress);
-    if (m->busy != 0) {
+    if (m_busy(m) != 0) {
         return;
     }
     int64_t begin = os_nanotime();
@@ -719,7 +719,8 @@ static void wait_for_cycle(struct m *m, uint32_t ticket)
         if ((int32_t)(done - ticket) >= 0) {
             break;
         }
-        os_futex_wait(&gc.finished, done, -1);
+        os_futex_wait(&gc.finished, done, 1000000000);
+        world_mind_fork();
     }
     m_end_wait(m, &wait);
 }
@@ -759,7 +760,7 @@ void gc_collect(struct m *m)
 
 bool gc_emergency(struct m *m, int tries)
 {
-    if (m->busy != 0 || tries > 1 || (tries == 1 && !gc_pressure_ask(m))) {
+    if (m_busy(m) != 0 || tries > 1 || (tries == 1 && !gc_pressure_ask(m))) {
         return false;
     }
     collect(m, false);

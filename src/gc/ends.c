@@ -844,7 +844,7 @@ int ends_set_finalizer(struct m *m, void *obj, void (*fn)(void *, void *), void 
         errno = err;
         return -1;
     }
-    if (fn != NULL && m->busy == 0) {
+    if (fn != NULL && m_busy(m) == 0) {
         ends_start_thread();
     }
     return 0;
@@ -889,7 +889,7 @@ uint64_t ends_add_cleanup(struct m *m, void *obj, void (*fn)(void *), void *arg)
         errno = err;
         return 0;
     }
-    if (m->busy == 0) {
+    if (m_busy(m) == 0) {
         ends_start_thread();
     }
     return id;

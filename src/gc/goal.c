@@ -110,7 +110,7 @@ void gc_count_external(struct m *m, int64_t delta)
     const uint64_t most = UINT64_C(1) << 62;
     uint64_t old = load_rlx(&gc.external);
     uint64_t now;
-    ASSERT(m->busy != 0);
+    ASSERT(m_busy(m) != 0);
     do {
         uint64_t by = delta < 0 ? -(uint64_t)delta : (uint64_t)delta;
         now = delta < 0 ? (by < old ? old - by : 0) : (by < most - old ? old + by : most);

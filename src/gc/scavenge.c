@@ -118,7 +118,7 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     struct mheap_cursor at = {0, SIZE_MAX};
     size_t done = 0;
     size_t most = bytes < PAY_LEAST ? PAY_LEAST : bytes;
-    if (m->busy != 0 || load_rlx(&gc.limiting)) {
+    if (m_busy(m) != 0 || load_rlx(&gc.limiting)) {
         return;
     }
     int64_t begin = os_thread_cputime();

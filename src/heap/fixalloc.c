@@ -238,24 +238,3 @@ uint64_t metaalloc_mapped_bytes(void)
 {
     return load_rlx(&meta.mapped_bytes);
 }
-
-/* -- fork ------------------------------------------------------------------------------------- */
-
-void metaalloc_fork_prepare(void)
-{
-    mutex_lock(&meta.lock);
-    mutex_lock(&persistent.lock);
-}
-
-void metaalloc_fork_parent(void)
-{
-    mutex_unlock(&persistent.lock);
-    mutex_unlock(&meta.lock);
-}
-
-/* The threads that may sleep on the locks are not in the child: there is nobody to wake. */
-void metaalloc_fork_child(void)
-{
-    store_rlx(&persistent.lock.word, 0u);
-    store_rlx(&meta.lock.word, 0u);
-}

@@ -42,9 +42,4 @@ uint64_t metaalloc_held_bytes(void);
 uint64_t metaalloc_mapped_bytes(void);
 uint64_t persistentalloc_mapped_bytes(void);
 
-/* Around fork: no other thread is inside persistentalloc or metaalloc. */
-void metaalloc_fork_prepare(void);
-void metaalloc_fork_parent(void);
-void metaalloc_fork_child(void);
-
 #endif

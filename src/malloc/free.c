@@ -117,7 +117,7 @@ void malloc_free(struct m *m, void *p)
 {
     size_t index;
     m_enter(m);
-    CHECK(m->deep == 1, "loam_free in a signal handler that interrupted the library");
+    CHECK(m_deep(m) == 1, "loam_free in a signal handler that interrupted the library");
     struct mspan *s = object_at(m, (uintptr_t)p, "free", &index);
     free_object(m, s, index);
     m_leave(m);

@@ -185,7 +185,7 @@ void malloc_external(struct m *m, int64_t delta)
     m_enter(m);
     gc_count_external(m, delta);
     m_leave(m);
-    if (delta > 0 && m->busy == 0) {
+    if (delta > 0 && m_busy(m) == 0) {
         pay_after(m, (size_t)delta);
     }
 }
@@ -221,7 +221,7 @@ static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
 
 static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
 {
-    bool shallow = m->busy != 0; /* a handler over a store: no answers and no marking from here */
+    bool shallow = m_busy(m) != 0; /* a handler over a store: no answers and no marking from here */
     if (unlikely(m->cache.oom_seal != 0)) {
         forget_left_handler(m);
     }
@@ -265,7 +265,7 @@ static void zero_large(struct m *m, struct mspan *s)
 
 static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t bytes)
 {
-    if (m->busy != 0) { /* a handler over a store: it must not wait for the zeroing of all that */
+    if (m_busy(m) != 0) { /* a handler over a store: it must not wait for the zeroing of all that */
         return malloc_nested(m, type, bytes);
     }
     if (bytes > SIZE_MAX / 2 - HEAP_PAGE_SIZE) {
@@ -364,7 +364,7 @@ static struct gctype *type_of(struct m *m, const loam_type *type)
         return NULL;
     }
     struct gctype *t = gctype_known(type);
-    if (unlikely(t == NULL) && m->deep != 0) {
+    if (unlikely(t == NULL) && m_deep(m) != 0) {
         return nested_type(type);
     }
     if (unlikely(t == NULL)) {
@@ -378,7 +378,7 @@ static struct gctype *type_of(struct m *m, const loam_type *type)
 void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
 {
     bytes = bytes < type->size ? type->size : bytes; /* a scan reads all of a type */
-    if (unlikely(m->deep != 0)) {
+    if (unlikely(m_deep(m) != 0)) {
         return malloc_nested(m, type, bytes);
     }
     if (unlikely(bytes > MAX_SMALL_SIZE)) {
@@ -445,7 +445,7 @@ static NOINLINE void *new_slow(const loam_type *type, size_t count)
     if (__builtin_mul_overflow(type->size, count, &bytes)) {
         return out_of_memory(m);
     }
-    if (count == 1 && m->deep == 0 && bytes <= MAX_SMALL_SIZE && load_rlx(&t->single) == 0) {
+    if (count == 1 && m_deep(m) == 0 && bytes <= MAX_SMALL_SIZE && load_rlx(&t->single) == 0) {
         store_rlx(&t->single, make_spanclass(m, t, class_for(t, bytes))); /* relaxed: a number */
     }
     return malloc_typed(m, t, bytes);

@@ -4,10 +4,9 @@
 #include "gc/ends.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 
-static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct mutex start_lock;
 static _Atomic bool started;
 
 bool malloc_started(void)
@@ -63,9 +62,11 @@ COLD struct m *malloc_attach(void)
         sigset_t all, old; /* a handler of the program that allocates would wait for our own lock */
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &old);
-        pthread_mutex_lock(&start_lock);
+        world_enter_stranger(); /* no child inherits half a library */
+        mutex_lock(&start_lock);
         bool ok = malloc_started() || start_locked();
-        pthread_mutex_unlock(&start_lock);
+        mutex_unlock(&start_lock);
+        world_leave_stranger();
         pthread_sigmask(SIG_SETMASK, &old, NULL);
         if (!ok) {
             errno = ENOMEM;

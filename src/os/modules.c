@@ -15,7 +15,7 @@
  *             this copy is the one that works.
  * Invariants  [stores.sorted] ranges of a snapshot ascend by begin.
  *             [stores.slot] a slot is written only while it is not current and has no readers.
- * Locking     modules_lock, held over every walk and over fork. Inside: the loader's lock.
+ * Locking     modules_lock, held over every walk. Inside: the loader's lock.
  * Ordering    current and readers are seq_cst: a reader raises readers and then reads current, the
  *             writer stores current and later reads readers; one of them sees the other.
  * Tests       tests/unit/test_os_modules.c
@@ -553,21 +553,10 @@ bool os_copy_claim(char *own, char *other, size_t bytes)
 
 /* -- fork ------------------------------------------------------------------------------------- */
 
-void os_modules_fork_prepare(void)
-{
-    mutex_lock(&modules_lock);
-}
-
-void os_modules_fork_parent(void)
-{
-    mutex_unlock(&modules_lock);
-}
-
 void os_modules_fork_child(void)
 {
-    /* Only this thread is left, and it is in no handler of ours: whoever read is gone. */
+    /* Only this thread is left, and it is in no handler of ours: whoever read is gone. Nobody was under the lock. */
     for (uint32_t i = 0; i < SNAPSHOTS; i++) {
         store_rlx(&snapshots[i].readers, 0u);
     }
-    store_rlx(&modules_lock.word, 0u);
 }

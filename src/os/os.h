@@ -145,6 +145,10 @@ void os_sleep_ns(int64_t ns); /* at least so long, signals notwithstanding; no c
 /* -- threads (thread.c) ----------------------------------------------------------------------- */
 int os_ncpu(void); /* processors this process may use, at least 1 */
 int os_gettid(void);
+
+/* A full fence in every thread of the process at some moment of the call; false: the system has none
+ * (Linux before 4.14, some sandboxes). membarrier(2). */
+bool os_fence_threads(void);
 int os_tgkill(int tid, int signo); /* 0, or an errno value (ESRCH: gone) */
 
 enum os_priority {
@@ -233,10 +237,8 @@ size_t os_stores_bytes(void); /* mapped for the snapshots; for reports only */
  * (dlmopen) are not seen, nor those from before there was such a note. May be repeated. */
 bool os_copy_claim(char *own, char *other, size_t bytes);
 
-/* Around fork: so that no child inherits the loader's lock from one of our threads, which would never
- * release it. prepare waits until no thread is in a function above and keeps them out. */
-void os_modules_fork_prepare(void);
-void os_modules_fork_parent(void);
+/* In fork's child. The fork waited until no other thread was in a function above: a child that inherits the loader's
+ * lock from a thread of ours would wait for it for ever. */
 void os_modules_fork_child(void);
 
 /* -- thread-local storage (tls.c) -------------------------------------------------------------

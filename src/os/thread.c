@@ -53,6 +53,20 @@ int os_ncpu(void)
     return n > 0 ? (int)n : 1;
 }
 
+bool os_fence_threads(void)
+{
+    enum {
+        PRIVATE_EXPEDITED = 8,
+        REGISTER_PRIVATE_EXPEDITED = 16
+    }; /* of <linux/membarrier.h>, which is not everywhere */
+    int saved_errno = errno;
+    bool ok = syscall(SYS_membarrier, PRIVATE_EXPEDITED, 0, 0) == 0 ||
+              (syscall(SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 &&
+               syscall(SYS_membarrier, PRIVATE_EXPEDITED, 0, 0) == 0);
+    errno = saved_errno;
+    return ok;
+}
+
 int os_gettid(void)
 {
     return (int)syscall(SYS_gettid);

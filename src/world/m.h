@@ -80,8 +80,9 @@ struct stack_ref {
 struct m {
     struct mcache cache;
 
-    volatile int busy;        /* in library code that a handshake must not interrupt */
-    volatile int deep;        /* of these: sections that hold a lock or change the cache */
+    _Atomic int busy;    /* in library code that a handshake must not interrupt */
+    _Atomic int deep;    /* of these: sections that hold a lock or change the cache */
+    _Atomic int at_gate; /* [fork.gate] so busy it waits there, inside nothing; 0: it does not */
     _Atomic uint32_t request; /* handshake asked for; written by its poster */
     _Atomic uint32_t ack;     /* handshake answered; also by who acts for the thread */
     _Atomic uint32_t stop;    /* world_stop asks for it; written by the stopper */
@@ -126,32 +127,59 @@ ALWAYS_INLINE bool m_asked(const struct m *m)
     return load_acq(&m->request) != load_rlx(&m->ack) || load_rlx(&m->stop) != 0;
 }
 
+/* How often m, the caller's own or one that cannot run, has entered. */
+ALWAYS_INLINE int m_busy(const struct m *m)
+{
+    return load_rlx(&m->busy);
+}
+ALWAYS_INLINE int m_deep(const struct m *m)
+{
+    return load_rlx(&m->deep);
+}
+
 /* Bracket for code that must not be interrupted by a handshake, takes no lock and leaves the cache
  * alone: a signal handler of the program that interrupts it may allocate as usual. Nests. */
 ALWAYS_INLINE void m_enter_shallow(struct m *m)
 {
-    m->busy++;
+    store_rlx(&m->busy, m_busy(m) + 1); /* relaxed: for its own handlers, and see [fork.gate] */
     compiler_barrier();
 }
 ALWAYS_INLINE void m_leave_shallow(struct m *m)
 {
+    store_rel(&m->busy, m_busy(m) - 1); /* release: pairs with stands_outside */
     compiler_barrier();
-    m->busy--;
-    if (unlikely(m->busy == 0 && m_asked(m))) {
+    if (unlikely(m_busy(m) == 0 && m_asked(m))) {
         m_poll(m);
     }
 }
 
+/* [fork.gate] What a thread finds where it enters code that holds locks or changes the cache. */
+enum gate {
+    GATE_OPEN,
+    GATE_WATCHED, /* open, but the system has no fence for all threads: who enters makes his own */
+    GATE_SHUT,    /* a thread forks */
+    GATE_BROKEN,  /* a thread forks, but others go in: */
+    GATE_NO_HEAP, /* its child */
+};
+extern HIDDEN _Atomic uint32_t world_gate; /* enum gate */
+
+/* For m, which is busy: wait while the gate is shut. */
+COLD void m_pass_gate(struct m *m);
+
 /* The same for code that holds locks or changes the cache. */
 ALWAYS_INLINE void m_enter(struct m *m)
 {
-    m->deep++;
     m_enter_shallow(m);
+    if (unlikely(load_rlx(&world_gate) != GATE_OPEN)) {
+        m_pass_gate(m);
+    }
+    store_rlx(&m->deep, m_deep(m) + 1);
+    compiler_barrier();
 }
 ALWAYS_INLINE void m_leave(struct m *m)
 {
+    store_rel(&m->deep, m_deep(m) - 1); /* release: as busy */
     compiler_barrier();
-    m->deep--;
     m_leave_shallow(m);
 }
 

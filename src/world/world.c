@@ -1,18 +1,24 @@
 /* world.c - attached threads, and how to reach each of them.
  *
- * Purpose     Registry of ms; handshakes (soft, nobody stops); world_stop (gcstoptheworld,
- *             gccheckmark and fork only).
+ * Purpose     Registry of ms; handshakes (soft, nobody stops); world_stop (gcstoptheworld and
+ *             gccheckmark only); the gate that keeps threads out of the library while one forks.
  * Model       A request is a number in m->request. Its thread answers by running world.fn on itself and
  *             copying the number to m->ack: in the signal handler if not busy, else when it stops being
  *             busy. For a thread that is M_BLOCKED the poster claims it and answers in its place.
  * Invariants  [m.busy]    a handler that finds busy != 0 changes nothing but errno-neutral reads.
  *             [m.claim]   M_BLOCKED -> M_CLAIMED by others, M_CLAIMED -> M_BLOCKED by the claimer,
  *                         M_BLOCKED -> M_RUNNING by the thread: so it never returns while claimed.
+ *             [fork.gate] while the gate is shut no thread but the one that forks is deep, so fork's child finds
+ *                         every structure whole. Threads are not stopped: they may hold locks of the C library's
+ *                         malloc and stdio, which fork takes after all its handlers. One that waits for the
+ *                         fork with such a lock breaks the gate after GATE_PATIENCE_NS, and the child has no heap.
  *             [world.registry]  phases change and threads attach under world.lock, so a new thread
  *                         starts in the present phase and is asked for every later one.
  * Locking     handshake_lock > world.lock; stop_lock > world.lock. The poster waits for answers with
  *             neither held but handshake_lock, which no program thread takes.
- * Ordering    request: release by the poster after world.fn, acquire in m_asked. ack and remaining:
+ * Ordering    the gate: who enters raises m->busy, then reads the gate; who forks shuts it, then reads busy, with a
+ *             fence for all threads in between (os_fence_threads), so that entering needs none.
+ *             request: release by the poster after world.fn, acquire in m_asked. ack and remaining:
  *             release by the answerer, acquire by the poster.
  * From Go     forEachP (ragged barrier) and preemptM; differs: every phase change is one.
  * Tests       tests/model, tests/api: threads.c, masked_thread.c, tests/stress
@@ -31,7 +37,80 @@
 __thread struct m *m_self __attribute__((tls_model("initial-exec")));
 struct world world;
 
+_Atomic uint32_t world_gate;
+
 static pthread_key_t exit_key;
+
+/* -- the gate ---------------------------------------------------------------------------------- */
+
+#define GATE_PATIENCE_NS INT64_C(5000000000)
+
+/* For a thread that has raised busy, or will not stay. */
+static bool gate_is_shut(void)
+{
+    if (likely(load_rlx(&world_gate) == GATE_OPEN)) { /* relaxed: see Ordering */
+        return false;
+    }
+    fence_sc(); /* busy or at_gate, then the gate; pairs with shut_gate */
+    uint32_t gate = load_acq(&world_gate); /* acquire: pairs with open_gate */
+    CHECK(gate != GATE_NO_HEAP,
+          "this process was forked while another thread of its parent was inside the library, "
+          "since fork waited for "
+          "a lock that it held: there is no heap here. exec or _exit (README.md, \"Limits\")");
+    return gate == GATE_SHUT;
+}
+
+void world_mind_fork(void)
+{
+    if (!gate_is_shut() || os_nanotime() - load_rlx(&world.gate_shut_at) < GATE_PATIENCE_NS) {
+        return;
+    }
+    uint32_t gate = GATE_SHUT;
+    /* seq_cst: before anything is changed: the child sees it, or nothing of that. */
+    if (cas_sc(&world_gate, &gate, GATE_BROKEN)) {
+        warnf("thread %d waits for a fork on another thread, and that perhaps for a lock that it "
+              "holds (of malloc or "
+              "stdio, below a signal handler); after %d s it goes on, and the child will have no "
+              "heap",
+              os_gettid(), (int)(GATE_PATIENCE_NS / 1000000000));
+        os_futex_wake(&world_gate, INT_MAX);
+        store_sc(&world.fork_pending, 0u);
+        os_futex_wake(&world.fork_pending, INT_MAX);
+    }
+}
+
+COLD void m_pass_gate(struct m *m)
+{
+    if (m_deep(m) != 0) { /* a handler over such code: who forks waits for it */
+        return;
+    }
+    int outer = load_rlx(&m->at_gate); /* this is a handler over such a wait */
+    while (gate_is_shut()) {
+        store_rel(&m->at_gate, m_busy(m)); /* release: as leaving */
+        os_futex_wait(&world_gate, GATE_SHUT, 1000000);
+        store_sc(&m->at_gate, outer);
+        world_mind_fork();
+    }
+}
+
+void world_enter_stranger(void)
+{
+    for (;;) {
+        add_rlx(&world.strangers, 1u);
+        fence_sc(); /* strangers, then the gate; pairs with shut_gate */
+        if (!gate_is_shut()) {
+            return;
+        }
+        world_leave_stranger();
+        os_futex_wait(&world_gate, GATE_SHUT, 1000000);
+        world_mind_fork();
+    }
+}
+
+void world_leave_stranger(void)
+{
+    sub_acqrel(&world.strangers, 1u); /* release: pairs with all_outside */
+}
 
 /* -- answering --------------------------------------------------------------------------------- */
 
@@ -77,7 +156,7 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
     }
 }
 
-/* Do all that is asked of the calling thread, whose pointers are where ctx says. What it takes is
+/* Do all that is asked of the calling thread (nothing while another one forks: it is asked again), whose pointers are where ctx says. What it takes is
  * counted in the thread's own processor time, for what the kernel gives to others in between is not of
  * our making; a stop in time on the wall. All signals are blocked: a handler of the program would move
  * pointers behind the back of a scan, take slots from a cache that changes, or run in a world that stands
@@ -86,8 +165,13 @@ static void m_answer(struct m *m, const struct m_context *ctx)
 {
     int64_t begin = os_thread_cputime();
     int64_t stopped = 0;
-    m->deep++;
-    m->busy++;
+    store_rlx(&m->busy, m_busy(m) + 1);
+    compiler_barrier();
+    if (gate_is_shut()) { /* not waited for: the code below may hold a lock of the C library */
+        store_rel(&m->busy, m_busy(m) - 1);
+        return;
+    }
+    store_rlx(&m->deep, m_deep(m) + 1);
     compiler_barrier();
     do {
         uint32_t seq = load_acq(&m->request); /* acquire: world.fn; pairs with world_handshake */
@@ -102,9 +186,9 @@ static void m_answer(struct m *m, const struct m_context *ctx)
             stopped += os_nanotime() - since;
         }
     } while (load_sc(&m->stop) != 0 || m_asked(m)); /* seq_cst: see answer_stop */
+    store_rel(&m->deep, m_deep(m) - 1);             /* release: as in m_leave */
+    store_rel(&m->busy, m_busy(m) - 1);
     compiler_barrier();
-    m->busy--;
-    m->deep--;
     int64_t took = os_thread_cputime() - begin + stopped;
     m_count_pause(m, took);
     raise_rlx(&m->answer_max_ns, took > 0 ? (uint64_t)took : 0);
@@ -153,7 +237,7 @@ void m_poll(struct m *m)
     sigset_t before;
     block_signals(&before);
     /* Blocked all the while, as in a fork between enter and exit: then others answer. */
-    while (m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
+    while (m_asked(m) && load_rlx(&m->state) == M_RUNNING && !gate_is_shut()) {
         os_call_spilled(poll_spilled, m);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -204,7 +288,7 @@ static void on_signal(int signo, void *info, void *ucontext)
         os_signal_chain(signo, info, ucontext); /* the program's own, also from itself */
     }
     m = m_self; /* that may have attached it */
-    if (m != NULL && m->busy == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
+    if (m != NULL && m_busy(m) == 0 && m_asked(m) && load_rlx(&m->state) == M_RUNNING) {
         answer_interrupted(m, ucontext);
     }
     errno = saved;
@@ -298,7 +382,8 @@ static struct m *attach(void)
     }
     memset(m, 0, sizeof *m);
     mcache_init(&m->cache);
-    m->busy = m->deep = 1;
+    store_rlx(&m->busy, 1);
+    store_rlx(&m->deep, 1);
     m->tid = os_gettid();
     m->is_first = m->tid == getpid() && !world.forked;
     m->tp = os_thread_pointer();
@@ -316,7 +401,8 @@ static struct m *attach(void)
     m_self = m;
     mutex_unlock(&world.lock);
     world_delay(DELAY_STEP);
-    m->busy = m->deep = 0;
+    store_rel(&m->deep, 0); /* release: as in m_leave */
+    store_rel(&m->busy, 0);
     return m;
 }
 
@@ -326,13 +412,18 @@ COLD struct m *m_attach(void)
     sigset_t old;
     block_signals(&old);
     /* Such a handler may have run since the caller looked. */
-    struct m *m = m_self != NULL ? m_self : attach();
+    struct m *m = m_self;
+    if (m == NULL) {
+        world_enter_stranger();
+        m = attach();
+        world_leave_stranger();
+    }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (m == NULL) {
         errno = ENOMEM;
         return NULL;
     }
-    if (m->busy == 0 && m_asked(m)) {
+    if (m_busy(m) == 0 && m_asked(m)) {
         m_poll(m);
     }
     return m;
@@ -471,12 +562,13 @@ void m_enter_blocking(struct m *m, uintptr_t frame_end)
     world_delay(DELAY_SHADE);
     struct blocking b = {m, frame_end};
     for (;;) {
-        m->busy++;
+        store_rlx(&m->busy, m_busy(m) + 1);
         compiler_barrier();
         os_call_spilled(block_spilled, &b);
+        store_rel(&m->busy, m_busy(m) - 1); /* release: as in m_leave */
         compiler_barrier();
-        m->busy--;
-        if (load_sc(&m->request) == load_rlx(&m->ack) && load_sc(&m->stop) == 0) {
+        if ((load_sc(&m->request) == load_rlx(&m->ack) && load_sc(&m->stop) == 0) ||
+            gate_is_shut()) { /* asked again after the fork */
             return;
         }
         uint32_t state = M_BLOCKED;
@@ -495,7 +587,8 @@ void m_exit_blocking(struct m *m)
     int64_t since = 0; /* it had to wait */
     world_delay(DELAY_SHADE);
     for (;;) {
-        m->busy++; /* while the world is stopped, no handler changes the context */
+        store_rlx(&m->busy,
+                  m_busy(m) + 1); /* while the world is stopped, no handler changes the context */
         compiler_barrier();
         uint32_t state = M_BLOCKED;
         uint32_t stop = 0;
@@ -505,8 +598,8 @@ void m_exit_blocking(struct m *m)
         if (running && (stop = load_sc(&m->stop)) != 0) {
             store_rel(&m->state, M_BLOCKED); /* release: as in m_enter_blocking */
         }
+        store_rel(&m->busy, m_busy(m) - 1); /* release: as in m_leave */
         compiler_barrier();
-        m->busy--;
         if (running && stop == 0) {
             break;
         }
@@ -519,6 +612,9 @@ void m_exit_blocking(struct m *m)
     }
     if (since != 0) {
         m_count_pause(m, os_nanotime() - since);
+    }
+    if (unlikely(m_busy(m) != 0)) { /* in a handler: the code below has perhaps passed the gate */
+        m_pass_gate(m);
     }
     if (m_asked(m)) {
         m_poll(m);
@@ -667,20 +763,18 @@ static size_t take_pcs(uintptr_t pcs[PCS_AT_ONCE])
 
 /* Was a thread answered for inside a store sequence that its handler did not know, because the
  * module came after the refresh, or there was no memory for that? Then its answer says nothing about that
- * store. */
+ * store. Once the module is known all answer again: the store may be one that a handler of the program lies over. */
 static bool answered_in_unknown_store(void)
 {
     if (!os_stores_changed(world.stores_generation)) {
         return false;
     }
     world.stores_generation = os_stores_refresh();
-    bool found = false;
+    bool found = world.stores_generation != 0;
     uintptr_t pcs[PCS_AT_ONCE];
     for (size_t n = take_pcs(pcs); n != 0; n = take_pcs(pcs)) {
-        for (size_t i = 0; i < n; i++) {
-            uintptr_t start = world.stores_generation != 0 ? os_stores_restart(pcs[i])
-                                                           : os_stores_find(pcs[i]);
-            found = found || start != pcs[i];
+        for (size_t i = 0; i < n && !found; i++) {
+            found = os_stores_find(pcs[i]) != pcs[i];
         }
     }
     return found;
@@ -797,11 +891,56 @@ void world_lib_pause(void)
     }
 }
 
-/* Bring the process to a state that a single thread can go on from: the library's threads at their
- * safepoints, all others stopped where they hold no lock of ours, the loader's lock not in our hands. */
-static void fork_prepare(void)
+/* Is m where the child may find it: in nothing that holds a lock or changes the heap? */
+static bool stands_outside(struct m *m)
 {
-    struct m *m = m_self;
+    /* acquire: what it did inside; pairs with m_leave, m_pass_gate. seq_cst: see m_exit_blocking. */
+    int busy = load_acq(&m->busy);
+    return m == m_self || busy == 0 || busy == load_acq(&m->at_gate) ||
+           (load_sc(&m->state) == M_BLOCKED && load_acq(&m->deep) == 0);
+}
+
+static bool all_outside(void)
+{
+    mutex_lock(&world.lock); /* who ends is inside until it lets go of that */
+    struct m *m = world.ms;
+    while (m != NULL && stands_outside(m)) {
+        m = m->next;
+    }
+    mutex_unlock(&world.lock);
+    /* acquire: pairs with world_leave_stranger. */
+    return m == NULL && load_acq(&world.strangers) == 0;
+}
+
+static void shut_gate(void)
+{
+    int64_t begin = os_nanotime();
+    store_rlx(&world.gate_shut_at, begin); /* relaxed: published by the next */
+    store_sc(&world_gate, (uint32_t)GATE_SHUT);
+    os_fence_threads();
+    fence_sc(); /* the gate, then busy and strangers; pairs with gate_is_shut */
+    for (int64_t pause = 10000; !all_outside(); pause = pause < 1000000 ? pause * 2 : pause) {
+        if (os_nanotime() - begin > GATE_PATIENCE_NS) {
+            warnf(
+                "fork: a thread has been inside the library for %d s; the child will have no heap",
+                (int)(GATE_PATIENCE_NS / 1000000000));
+            store_sc(&world_gate, (uint32_t)GATE_BROKEN);
+            return;
+        }
+        os_sleep_ns(pause);
+    }
+}
+
+static void open_gate(void)
+{
+    store_sc(&world_gate, world.gate_at_rest); /* release: pairs with gate_is_shut */
+    os_futex_wake(&world_gate, INT_MAX);
+}
+
+/* The library's threads come to their safepoints and stay there; no other thread forks, or starts the
+ * library. Waited for as a blocked thread: the collector may need an answer to get there. */
+static NOINLINE void quiesce(struct m *m)
+{
     if (m != NULL) {
         m_enter_blocking(m, FRAME_END);
     }
@@ -817,48 +956,53 @@ static void fork_prepare(void)
     }
     if (m != NULL) {
         m_exit_blocking(m);
+    }
+}
+
+/* All signals of the thread that forks are blocked until it has: a handler of the program that allocates would
+ * change what the child is to find whole. */
+static sigset_t fork_signals; /* under fork_lock */
+
+/* Bring the process to a state that a single thread can go on from: the library's threads at their
+ * safepoints, all others outside. No lock is held over the fork but fork_lock: who breaks the gate may want it. */
+static void fork_prepare(void)
+{
+    sigset_t before;
+    struct m *m = m_self;
+    if (load_rlx(&world_gate) == GATE_NO_HEAP) {
+        return;
+    }
+    block_signals(&before);
+    quiesce(m);
+    fork_signals = before;
+    if (m != NULL) {
         m_enter(m);
     }
-    world_stop();
-    mutex_lock(&world.lock);
-    metaalloc_fork_prepare();
-    os_modules_fork_prepare();
+    shut_gate();
 }
 
 static void fork_parent(void)
 {
-    os_modules_fork_parent();
-    metaalloc_fork_parent();
-    mutex_unlock(&world.lock);
-    world_start();
+    sigset_t before = fork_signals;
+    if (load_rlx(&world_gate) == GATE_NO_HEAP) {
+        return;
+    }
+    open_gate();
     store_sc(&world.fork_pending, 0u);
     os_futex_wake(&world.fork_pending, INT_MAX);
     mutex_unlock(&world.fork_lock);
     if (m_self != NULL) {
         m_leave(m_self);
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-static void fork_child(void)
+/* Their threads do not exist here: what they cached returns, their stacks are gone. */
+static void bury_others(const struct m *self)
 {
-    struct m *self = m_self;
-    os_modules_fork_child();
-    metaalloc_fork_child();
-    memset(&world.lock, 0, sizeof world.lock);
-    memset(&world.stop_lock, 0, sizeof world.stop_lock);
-    memset(&world.handshake_lock, 0, sizeof world.handshake_lock);
-    memset(&world.fork_lock, 0, sizeof world.fork_lock);
-    store_rlx(&world.remaining, 0u);
-    store_rlx(&world.lib_active, 0u);
-    store_rlx(&world.fork_pending, 0u);
-    store_rlx(&world.is_stopped, false);
-    world.stopper = NULL;
-    world.forked = true;
-    world.fork_child();
     for (struct m *m = world.ms; m != NULL;) {
         struct m *next = m->next;
-        if (m !=
-            self) { /* its thread does not exist here: what it cached returns, its stack is gone */
+        if (m != self) {
             store_rlx(&m->ack, load_rlx(&m->request));
             unlink_m_locked(m);
             mcache_fini(&m->cache);
@@ -867,11 +1011,49 @@ static void fork_child(void)
         }
         m = next;
     }
+}
+
+static void fork_child(void)
+{
+    struct m *self = m_self;
+    if (load_rlx(&world_gate) == GATE_NO_HEAP) {
+        return;
+    }
+    os_modules_fork_child();
+    memset(&world.lock, 0, sizeof world.lock);
+    memset(&world.stop_lock, 0, sizeof world.stop_lock);
+    memset(&world.handshake_lock, 0, sizeof world.handshake_lock);
+    memset(&world.fork_lock, 0, sizeof world.fork_lock);
+    store_rlx(&world.remaining, 0u);
+    store_rlx(&world.lib_active, 0u);
+    store_rlx(&world.strangers, 0u);
+    store_rlx(&world.fork_pending, 0u);
+    world.forked = true;
     if (self != NULL) {
         self->tid = os_gettid();
         store_rlx(&self->ack, load_rlx(&self->request));
+    }
+    if (load_rlx(&world_gate) == GATE_BROKEN) {
+        store_sc(&world_gate, (uint32_t)GATE_NO_HEAP);
+    } else {
+        if (world.fork_child != NULL) { /* the library has started */
+            world.fork_child();
+            bury_others(self);
+        }
+        open_gate();
+    }
+    if (self != NULL) {
         m_leave(self);
     }
+    pthread_sigmask(SIG_SETMASK, &fork_signals, NULL);
+}
+
+/* Before the program's own, so that fork calls these last in the parent: a handler of the program may want a lock that
+ * a thread holds which waits at the gate. */
+__attribute__((constructor(101))) static void handle_fork(void)
+{
+    world.handles_fork = world.handles_fork ||
+                         pthread_atfork(fork_prepare, fork_parent, fork_child) == 0;
 }
 
 bool world_init(void)
@@ -884,11 +1066,15 @@ bool world_init(void)
         return false;
     }
     os_tls_init();
-    if (os_signal_install(world.signo, on_signal, &changed) != 0 ||
-        pthread_atfork(fork_prepare, fork_parent, fork_child) != 0) {
+    handle_fork();
+    if (!world.handles_fork || os_signal_install(world.signo, on_signal, &changed) != 0) {
         pthread_key_delete(exit_key);
         return false;
     }
+    world.gate_at_rest = os_fence_threads() ? GATE_OPEN : GATE_WATCHED;
+    uint32_t gate = GATE_OPEN;
+    (void)cas_acqrel(&world_gate, &gate,
+                     world.gate_at_rest); /* shut: who forks waits for us, and opens it */
     return true;
 }
 

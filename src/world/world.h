@@ -34,6 +34,10 @@ struct world {
     _Atomic uint32_t lib_active; /* the library's own threads that run now */
     _Atomic uint32_t fork_pending;
     bool forked; /* a child: its first thread may have any stack */
+    bool handles_fork;
+    _Atomic uint32_t strangers;   /* threads that attach, or start the library */
+    uint32_t gate_at_rest;        /* GATE_OPEN, or GATE_WATCHED */
+    _Atomic int64_t gate_shut_at; /* os_nanotime */
 
     /* Hooks of the layers below, set once at start. */
     void (*attach)(struct m *m); /* under world.lock: take the present phase */
@@ -62,6 +66,14 @@ void world_handshake(handshake_fn *fn, void (*posting)(void));
  * While stopped, world_handshake acts for all. */
 void world_stop(void);
 void world_start(void);
+
+/* For a thread that waits, perhaps for what a fork holds up: breaks the gate ([fork.gate]) when it has been shut for
+ * five seconds. */
+void world_mind_fork(void);
+
+/* [fork.gate] for threads that are not attached. */
+void world_enter_stranger(void);
+void world_leave_stranger(void);
 
 /* The library's own threads bracket their running by these, and call world_safepoint where they hold
  * no lock and their state is whole: fork waits for that. */

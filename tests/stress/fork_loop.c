@@ -56,10 +56,25 @@ static _Atomic(bool) stop;
 static pid_t parent;
 static uint64_t during_cycles;
 
-/* Registered before the library's own handler, so it runs after that: everybody stands still already. */
-static void count_fork(void)
+/* Outside of the library's own handlers. The cycle that was running before runs on: the fork fell into it. */
+static uint32_t running_cycle(void)
 {
-    during_cycles += barrier_is_on() && getpid() == parent ? 1 : 0;
+    loam_memstats m;
+    loam_read_memstats(&m);
+    return barrier_is_on() ? m.num_gc + 1 : 0;
+}
+
+static uint32_t cycle_before;
+
+static void before_fork(void)
+{
+    cycle_before = running_cycle();
+}
+
+static void after_fork(void)
+{
+    bool same = cycle_before != 0 && running_cycle() == cycle_before;
+    during_cycles += same && getpid() == parent ? 1 : 0;
 }
 
 static void *allocate(void *arg)
@@ -132,7 +147,7 @@ int main(int argc, char **argv)
     loam_memstats m;
     test_begin(argc, argv);
     parent = getpid();
-    EXPECT_EQ(pthread_atfork(count_fork, NULL, NULL), 0);
+    EXPECT_EQ(pthread_atfork(before_fork, after_fork, NULL), 0);
     LOAM_SET(shared_tree, tree_new(DEPTH, 1));
     pthread_t collector = thread_start(collect_until_stop, NULL);
     team_start(&team, 3, allocate, NULL);

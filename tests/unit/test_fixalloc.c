@@ -296,35 +296,6 @@ static void test_threads(void **state)
     }
 }
 
-/* Fork while others are in the allocator: the child can allocate. */
-static void test_fork(void **state)
-{
-    (void)state;
-    pthread_t threads[2];
-    for (uintptr_t i = 0; i < COUNT_OF(threads); i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, churn_thread, (void *)i), 0);
-    }
-    for (int i = 0; i < 20; i++) {
-        metaalloc_fork_prepare();
-        pid_t child = fork();
-        if (child == 0) {
-            metaalloc_fork_child();
-            _Atomic uint64_t stat = 0;
-            (void)alarm(20); /* a lock that is held for ever ends the child */
-            bool ok = metaalloc(100) != NULL && metaalloc(MIB(2)) != NULL &&
-                      persistentalloc(100, 8, &stat) != NULL;
-            _exit(ok ? 0 : 1);
-        }
-        metaalloc_fork_parent();
-        int status;
-        assert_int_equal(waitpid(child, &status, 0), child);
-        assert_int_equal(status, 0);
-    }
-    for (size_t i = 0; i < COUNT_OF(threads); i++) {
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
-    }
-}
-
 int main(int argc, char **argv)
 {
     seed = (uint64_t)os_nanotime() % 1000000;
@@ -335,15 +306,10 @@ int main(int argc, char **argv)
     }
     printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_persistent_blocks),
-        cmocka_unit_test(test_persistent_refused),
-        cmocka_unit_test(test_fixalloc_random),
-        cmocka_unit_test(test_fixalloc_refused),
-        cmocka_unit_test(test_meta_random),
-        cmocka_unit_test(test_meta_buckets_and_direct),
-        cmocka_unit_test(test_meta_refused),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_fork),
+        cmocka_unit_test(test_persistent_blocks), cmocka_unit_test(test_persistent_refused),
+        cmocka_unit_test(test_fixalloc_random),   cmocka_unit_test(test_fixalloc_refused),
+        cmocka_unit_test(test_meta_random),       cmocka_unit_test(test_meta_buckets_and_direct),
+        cmocka_unit_test(test_meta_refused),      cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -416,46 +416,6 @@ static void test_loop_does_not_leak(void **state)
 
 /* -- fork -------------------------------------------------------------------------------------- */
 
-static _Atomic bool walker_stop;
-
-static void *walker_main(void *arg)
-{
-    (void)arg;
-    while (!load_rlx(&walker_stop)) {
-        struct data_search s = {0, 0, 0};
-        os_each_data_range(data_range, &s);
-        (void)os_stores_changed(os_stores_refresh());
-    }
-    return NULL;
-}
-
-static void test_fork_while_another_walks(void **state)
-{
-    (void)state;
-    pthread_t thread;
-    assert_int_equal(pthread_create(&thread, NULL, walker_main, NULL), 0);
-    for (int i = 0; i < 100; i++) {
-        os_modules_fork_prepare();
-        pid_t pid = fork();
-        if (pid == 0) {
-            os_modules_fork_child();
-            alarm(20);
-            struct data_search s = {(uintptr_t)&test_word, 0, 0};
-            os_each_data_range(data_range, &s);
-            bool ok = s.found == 1 && os_stores_refresh() != 0 &&
-                      os_stores_restart((uintptr_t)seq_begin + 1) == (uintptr_t)seq_begin;
-            _exit(ok ? 0 : 1);
-        }
-        os_modules_fork_parent();
-        assert_true(pid > 0);
-        int status = 0;
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_int_equal(status, 0);
-    }
-    store_rlx(&walker_stop, true);
-    assert_int_equal(pthread_join(thread, NULL), 0);
-}
-
 int main(void)
 {
     if (!library_build()) {
@@ -470,7 +430,6 @@ int main(void)
         cmocka_unit_test(test_library),
         cmocka_unit_test(test_other_code_in_its_place),
         cmocka_unit_test(test_loop_does_not_leak),
-        cmocka_unit_test(test_fork_while_another_walks),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (library[0] != 0) {

@@ -45,7 +45,7 @@ static void on_signal(int signo)
 {
     (void)signo;
     struct m *m = m_self;
-    if (m != NULL && m->busy != 0) {
+    if (m != NULL && m_busy(m) != 0) {
         m_enter_shallow(m);
         hold_once(m, 3);
         m_leave_shallow(m);
