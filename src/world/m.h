@@ -91,6 +91,7 @@ struct m {
     _Atomic uintptr_t ack_pc; /* m_context.pc of the last answer; written with ack */
     struct m_context context; /* valid while M_BLOCKED, M_CLAIMED, M_STOPPED */
     int blocking_depth;
+    bool forks;      /* from the first to the last of fork's handlers */
     int exit_rounds; /* of pthread_setspecific's destructors, as the thread ends */
 
     _Atomic uint32_t hold; /* gc/phase.c */

@@ -54,9 +54,9 @@ static bool gate_is_shut(void)
     fence_sc(); /* busy or at_gate, then the gate; pairs with shut_gate */
     uint32_t gate = load_acq(&world_gate); /* acquire: pairs with open_gate */
     CHECK(gate != GATE_NO_HEAP,
-          "this process was forked while another thread of its parent was inside the library, "
-          "since fork waited for "
-          "a lock that it held: there is no heap here. exec or _exit (README.md, \"Limits\")");
+          "this process was forked while a thread of its parent was inside the library, since "
+          "fork waited for a lock that it held, or was called in a signal handler over it: there "
+          "is no heap here. exec or _exit (README.md, \"Limits\")");
     return gate == GATE_SHUT;
 }
 
@@ -69,13 +69,11 @@ void world_mind_fork(void)
     /* seq_cst: before anything is changed: the child sees it, or nothing of that. */
     if (cas_sc(&world_gate, &gate, GATE_BROKEN)) {
         warnf("thread %d waits for a fork on another thread, and that perhaps for a lock that it "
-              "holds (of malloc or "
-              "stdio, below a signal handler); after %d s it goes on, and the child will have no "
-              "heap",
+              "holds (of malloc or stdio, below a signal handler); after %d s it goes on, and the "
+              "child will have no heap",
               os_gettid(), (int)(GATE_PATIENCE_NS / 1000000000));
         os_futex_wake(&world_gate, INT_MAX);
-        store_sc(&world.fork_pending, 0u);
-        os_futex_wake(&world.fork_pending, INT_MAX);
+        os_futex_wake(&world.fork_pending, INT_MAX); /* the collector goes on, too */
     }
 }
 
@@ -876,11 +874,11 @@ void world_lib_resume(void)
         /* seq_cst: this add, then the load; fork_prepare stores, then loads: one sees the other. */
         fence_sc();
         uint32_t pending = load_sc(&world.fork_pending);
-        if (pending == 0) {
+        if (pending == 0 || load_sc(&world_gate) == GATE_BROKEN) {
             return;
         }
         world_lib_pause();
-        os_futex_wait(&world.fork_pending, pending, -1);
+        os_futex_wait(&world.fork_pending, pending, 1000000000);
     }
 }
 
@@ -963,19 +961,27 @@ static NOINLINE void quiesce(struct m *m)
  * change what the child is to find whole. */
 static sigset_t fork_signals; /* under fork_lock */
 
+/* Asked in each of the three handlers of a fork, and the same in all of them. A handler of the program over the library
+ * that forks: the collector may wait for the code below. */
+static bool forks_without_heap(const struct m *m)
+{
+    return load_rlx(&world_gate) == GATE_NO_HEAP || (m != NULL && m_busy(m) != 0 && !m->forks);
+}
+
 /* Bring the process to a state that a single thread can go on from: the library's threads at their
  * safepoints, all others outside. No lock is held over the fork but fork_lock: who breaks the gate may want it. */
 static void fork_prepare(void)
 {
     sigset_t before;
     struct m *m = m_self;
-    if (load_rlx(&world_gate) == GATE_NO_HEAP) {
+    if (forks_without_heap(m)) {
         return;
     }
     block_signals(&before);
     quiesce(m);
     fork_signals = before;
     if (m != NULL) {
+        m->forks = true;
         m_enter(m);
     }
     shut_gate();
@@ -984,7 +990,7 @@ static void fork_prepare(void)
 static void fork_parent(void)
 {
     sigset_t before = fork_signals;
-    if (load_rlx(&world_gate) == GATE_NO_HEAP) {
+    if (forks_without_heap(m_self)) {
         return;
     }
     open_gate();
@@ -992,6 +998,7 @@ static void fork_parent(void)
     os_futex_wake(&world.fork_pending, INT_MAX);
     mutex_unlock(&world.fork_lock);
     if (m_self != NULL) {
+        m_self->forks = false;
         m_leave(m_self);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -1016,7 +1023,8 @@ static void bury_others(const struct m *self)
 static void fork_child(void)
 {
     struct m *self = m_self;
-    if (load_rlx(&world_gate) == GATE_NO_HEAP) {
+    if (forks_without_heap(self)) {
+        store_sc(&world_gate, (uint32_t)GATE_NO_HEAP);
         return;
     }
     os_modules_fork_child();
@@ -1043,6 +1051,7 @@ static void fork_child(void)
         open_gate();
     }
     if (self != NULL) {
+        self->forks = false;
         m_leave(self);
     }
     pthread_sigmask(SIG_SETMASK, &fork_signals, NULL);

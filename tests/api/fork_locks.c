@@ -204,6 +204,51 @@ static void a_handler_works_over_fork(void)
     mine_in_handler = NULL;
 }
 
+/* Over the library the handler's child has no heap, which it need not know to end. */
+static _Atomic(size_t) forked_in_handler;
+
+static void fork_in_handler(int signo)
+{
+    int saved = errno;
+    (void)signo;
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(0);
+    }
+    wait_for_child(pid);
+    atomic_fetch_add(&forked_in_handler, 1);
+    errno = saved;
+}
+
+static void a_handler_forks(void)
+{
+    static struct team team;
+    struct sigaction sa;
+    memset(&sa, 0, sizeof sa);
+    sa.sa_handler = fork_in_handler;
+    sa.sa_flags = SA_RESTART;
+    EXPECT_EQ(sigaction(SIGALRM, &sa, NULL), 0);
+    sigset_t set, old; /* the worker's lock is the program's own, and fork's handler takes it */
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &set, &old), 0);
+    atomic_store(&stop, false);
+    team_start(&team, 1, work, NULL);
+    EXPECT_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+    struct rng rng = {test_state.seed};
+    for (size_t i = 0; i < test_scaled(100); i++) {
+        size_t before = atomic_load(&forked_in_handler);
+        struct itimerval soon = {{0, 0}, {0, 1 + (suseconds_t)(i * 37 % 500)}};
+        EXPECT_EQ(setitimer(ITIMER_REAL, &soon, NULL), 0);
+        while (atomic_load(&forked_in_handler) == before) {
+            change_shared(&rng);
+            loam_free(loam_alloc(100000));
+        }
+    }
+    atomic_store(&stop, true);
+    team_join(&team);
+}
+
 /* ---- a lock that fork takes after it has waited for the library ---- */
 
 static pthread_mutex_t late_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -344,6 +389,7 @@ int main(int argc, char **argv)
     LOAM_SET(under_own_lock, list_new(EVEN));
     RUN(others_hold_locks);
     RUN(a_handler_works_over_fork);
+    RUN(a_handler_forks);
     RUN(a_lock_that_cannot_be_had);
     return test_end();
 }
