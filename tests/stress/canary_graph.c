@@ -123,7 +123,7 @@ static bool has_slots(const object *o)
 
 static object *load(object **slot)
 {
-    return *(object *volatile *)slot; /* races with stores: the old or the new pointer */
+    return LOAD_SLOT(*slot); /* races with stores: the old or the new pointer */
 }
 
 /* Start anywhere, follow random edges, check each object on the way; gives where it ended, or NULL. */

@@ -192,6 +192,10 @@ int main(int argc, char **argv)
     };
     test_begin(argc, argv);
     child_dispatch(children, COUNT_OF(children));
+    if (TEST_TSAN) {
+        test_skip("a bound on time, and ten minutes, under ThreadSanitizer");
+        return test_end();
+    }
     for (size_t i = 0; i < COUNT_OF(holds); i++) {
         run_hold(&holds[i]);
     }
