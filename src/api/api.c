@@ -349,7 +349,9 @@ void loam_free_os_memory(void)
         sub_acqrel(&heap.give_up_pages, 1u);
         gc_scavenge_all(m);
         if (gc.options.scavenge_trace > 0) {
+            m_enter(m);
             gctrace_print_scavenger(true);
+            m_leave(m);
         }
     }
 }

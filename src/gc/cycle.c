@@ -534,7 +534,9 @@ static void run_cycle(void)
 static void helper_main(void *arg)
 {
     int i = (int)(intptr_t)arg;
+    world_lib_resume();
     struct gcwork *w = metaalloc(sizeof *w);
+    world_lib_pause();
     if (w == NULL) {
         return;
     }
@@ -712,6 +714,7 @@ void gc_ask(void)
 
 static void wait_for_cycle(struct m *m, uint32_t ticket)
 {
+    int rounds = 0; /* of a second */
     struct m_wait wait;
     m_begin_wait(m, &wait);
     for (;;) {
@@ -720,7 +723,7 @@ static void wait_for_cycle(struct m *m, uint32_t ticket)
             break;
         }
         os_futex_wait(&gc.finished, done, 1000000000);
-        world_mind_fork();
+        world_mind_fork(&rounds, 5);
     }
     m_end_wait(m, &wait);
 }
@@ -771,7 +774,7 @@ bool gc_emergency(struct m *m, int tries)
 
 /* [fork]: the child has one thread, the one that forked. A cycle that was under way is dropped; its marks
  * are cleared before the next [H-ON]. */
-static void on_fork_child(void)
+static void on_fork_child(bool whole)
 {
     if (load_rlx(&gc.phase) != GC_OFF) {
         set_barrier(0);
@@ -779,11 +782,14 @@ static void on_fork_child(void)
         store_rlx(&gc.black, false);
         store_rlx(&gc.marks_stale, true);
     }
+    if (!whole) {
+        return;
+    }
     for (struct m *m = world.ms; m != NULL; m = m->next) {
         m->wbbuf.n = 0;
         m->work.head = m->work.tail = m->work.count = 0;
         m->assist_debt = 0;
-        store_rlx(&m->hold, 0u); /* whose thread had not stopped may have been inside */
+        store_rlx(&m->hold, 0u); /* a store that fills its buffer may be inside */
         if (m->cache.sweepgen != load_rlx(&heap.sweepgen)) {
             h_give_back(m, NULL); /* flipped, not yet answered */
         }

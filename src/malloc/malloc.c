@@ -193,12 +193,16 @@ void malloc_external(struct m *m, int64_t delta)
 /* From a handler of the program that interrupted the library itself. */
 static COLD void *malloc_nested(struct m *m, struct gctype *type, size_t bytes)
 {
+    m_enter(m);
     struct mspan *s = bytes <= MIB(1) ? mcache_alloc_nested(&m->cache, bytes, type) : NULL;
+    if (s != NULL) {
+        count_growth(m, mspan_bytes(s));
+    }
+    m_leave(m);
     if (s == NULL) {
         errno = ENOMEM;
         return NULL;
     }
-    count_growth(m, mspan_bytes(s));
     return (void *)s->base;
 }
 

@@ -237,8 +237,8 @@ size_t os_stores_bytes(void); /* mapped for the snapshots; for reports only */
  * (dlmopen) are not seen, nor those from before there was such a note. May be repeated. */
 bool os_copy_claim(char *own, char *other, size_t bytes);
 
-/* In fork's child. The fork waited until no other thread was in a function above: a child that inherits the loader's
- * lock from a thread of ours would wait for it for ever. */
+/* In fork's child. The fork waited until no other thread was in a function above, but for handlers in os_stores_restart:
+ * a child that inherits the loader's lock from a thread of ours would wait for it for ever. */
 void os_modules_fork_child(void);
 
 /* -- thread-local storage (tls.c) -------------------------------------------------------------

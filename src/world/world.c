@@ -11,7 +11,7 @@
  *             [fork.gate] while the gate is shut no thread but the one that forks is deep, so fork's child finds
  *                         every structure whole. Threads are not stopped: they may hold locks of the C library's
  *                         malloc and stdio, which fork takes after all its handlers. One that waits for the
- *                         fork with such a lock breaks the gate after GATE_PATIENCE_NS, and the child has no heap.
+ *                         fork with such a lock breaks the gate after GATE_PATIENCE_S, and the child has no heap.
  *             [world.registry]  phases change and threads attach under world.lock, so a new thread
  *                         starts in the present phase and is asked for every later one.
  * Locking     handshake_lock > world.lock; stop_lock > world.lock. The poster waits for answers with
@@ -43,7 +43,8 @@ static pthread_key_t exit_key;
 
 /* -- the gate ---------------------------------------------------------------------------------- */
 
-#define GATE_PATIENCE_NS INT64_C(5000000000)
+/* Told by rounds of waiting, not by the clock: a process that is stopped, or that the kernel copies, is not late. */
+enum { GATE_PATIENCE_S = 5, GATE_ROUND_NS = 1000000, GATE_ROUNDS = GATE_PATIENCE_S * 1000 };
 
 /* For a thread that has raised busy, or will not stay. */
 static bool gate_is_shut(void)
@@ -60,18 +61,16 @@ static bool gate_is_shut(void)
     return gate == GATE_SHUT;
 }
 
-void world_mind_fork(void)
+void world_mind_fork(int *rounds, int most)
 {
-    if (!gate_is_shut() || os_nanotime() - load_rlx(&world.gate_shut_at) < GATE_PATIENCE_NS) {
-        return;
-    }
     uint32_t gate = GATE_SHUT;
+    *rounds = gate_is_shut() ? *rounds + 1 : 0;
     /* seq_cst: before anything is changed: the child sees it, or nothing of that. */
-    if (cas_sc(&world_gate, &gate, GATE_BROKEN)) {
+    if (*rounds > most && cas_sc(&world_gate, &gate, GATE_BROKEN)) {
         warnf("thread %d waits for a fork on another thread, and that perhaps for a lock that it "
               "holds (of malloc or stdio, below a signal handler); after %d s it goes on, and the "
               "child will have no heap",
-              os_gettid(), (int)(GATE_PATIENCE_NS / 1000000000));
+              os_gettid(), GATE_PATIENCE_S);
         os_futex_wake(&world_gate, INT_MAX);
         os_futex_wake(&world.fork_pending, INT_MAX); /* the collector goes on, too */
     }
@@ -83,25 +82,24 @@ COLD void m_pass_gate(struct m *m)
         return;
     }
     int outer = load_rlx(&m->at_gate); /* this is a handler over such a wait */
-    while (gate_is_shut()) {
+    for (int rounds = 0; gate_is_shut(); world_mind_fork(&rounds, GATE_ROUNDS)) {
         store_rel(&m->at_gate, m_busy(m)); /* release: as leaving */
-        os_futex_wait(&world_gate, GATE_SHUT, 1000000);
+        os_futex_wait(&world_gate, GATE_SHUT, GATE_ROUND_NS);
         store_sc(&m->at_gate, outer);
-        world_mind_fork();
     }
 }
 
 void world_enter_stranger(void)
 {
-    for (;;) {
+    for (int rounds = 0;; world_mind_fork(&rounds, GATE_ROUNDS)) {
         add_rlx(&world.strangers, 1u);
         fence_sc(); /* strangers, then the gate; pairs with shut_gate */
-        if (!gate_is_shut()) {
+        /* relaxed: the caller's own, if it forks: in a handler of the program's that fork calls after ours */
+        if (!gate_is_shut() || load_rlx(&world.forker) == os_gettid()) {
             return;
         }
         world_leave_stranger();
-        os_futex_wait(&world_gate, GATE_SHUT, 1000000);
-        world_mind_fork();
+        os_futex_wait(&world_gate, GATE_SHUT, GATE_ROUND_NS);
     }
 }
 
@@ -871,7 +869,7 @@ void world_lib_resume(void)
 {
     for (;;) {
         add_acqrel(&world.lib_active, 1u);
-        /* seq_cst: this add, then the load; fork_prepare stores, then loads: one sees the other. */
+        /* seq_cst: this add, then the load; quiesce stores, then loads: one sees the other. */
         fence_sc();
         uint32_t pending = load_sc(&world.fork_pending);
         if (pending == 0 || load_sc(&world_gate) == GATE_BROKEN) {
@@ -912,31 +910,37 @@ static bool all_outside(void)
 
 static void shut_gate(void)
 {
-    int64_t begin = os_nanotime();
-    store_rlx(&world.gate_shut_at, begin); /* relaxed: published by the next */
+    store_rlx(&world.forker, os_gettid());
     store_sc(&world_gate, (uint32_t)GATE_SHUT);
-    os_fence_threads();
+    /* acquire: pairs with world_init */
+    if (load_acq(&world.started) && world.gate_at_rest == GATE_OPEN && !os_fence_threads()) {
+        world.gate_at_rest =
+            GATE_WATCHED; /* refused since the start. Once, for what was on its way */
+        os_sleep_ns(10000000);
+    }
     fence_sc(); /* the gate, then busy and strangers; pairs with gate_is_shut */
-    for (int64_t pause = 10000; !all_outside(); pause = pause < 1000000 ? pause * 2 : pause) {
-        if (os_nanotime() - begin > GATE_PATIENCE_NS) {
+    int64_t pause = 10000;
+    for (int rounds = 0; !all_outside(); rounds++) {
+        if (rounds > GATE_ROUNDS) {
             warnf(
                 "fork: a thread has been inside the library for %d s; the child will have no heap",
-                (int)(GATE_PATIENCE_NS / 1000000000));
+                GATE_PATIENCE_S);
             store_sc(&world_gate, (uint32_t)GATE_BROKEN);
             return;
         }
         os_sleep_ns(pause);
+        pause = pause < GATE_ROUND_NS ? pause * 2 : pause;
     }
 }
 
 static void open_gate(void)
 {
+    store_rlx(&world.forker, 0);
     store_sc(&world_gate, world.gate_at_rest); /* release: pairs with gate_is_shut */
     os_futex_wake(&world_gate, INT_MAX);
 }
 
-/* The library's threads come to their safepoints and stay there; no other thread forks, or starts the
- * library. Waited for as a blocked thread: the collector may need an answer to get there. */
+/* The library's threads come to their safepoints and stay there; no other thread forks. Waited for as a blocked thread: the collector may need an answer to get there. */
 static NOINLINE void quiesce(struct m *m)
 {
     if (m != NULL) {
@@ -957,9 +961,12 @@ static NOINLINE void quiesce(struct m *m)
     }
 }
 
-/* All signals of the thread that forks are blocked until it has: a handler of the program that allocates would
- * change what the child is to find whole. */
-static sigset_t fork_signals; /* under fork_lock */
+/* Of the fork in progress, under fork_lock. */
+static struct {
+    struct m *m;      /* of the thread that forks; NULL: it was not attached when that began */
+    sigset_t signals; /* its mask */
+    bool by_first;    /* it is the process's first */
+} forking;
 
 /* Asked in each of the three handlers of a fork, and the same in all of them. A handler of the program over the library
  * that forks: the collector may wait for the code below. */
@@ -969,17 +976,21 @@ static bool forks_without_heap(const struct m *m)
 }
 
 /* Bring the process to a state that a single thread can go on from: the library's threads at their
- * safepoints, all others outside. No lock is held over the fork but fork_lock: who breaks the gate may want it. */
+ * safepoints, all others outside. No lock is held over the fork but fork_lock: who breaks the gate may want it.
+ * Signals stay blocked until it is done: a handler that allocates would change what the child is to find whole. */
 static void fork_prepare(void)
 {
     sigset_t before;
-    struct m *m = m_self;
+    block_signals(&before);
+    struct m *m = m_self; /* no handler attaches it any more */
     if (forks_without_heap(m)) {
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
         return;
     }
-    block_signals(&before);
     quiesce(m);
-    fork_signals = before;
+    forking.m = m;
+    forking.signals = before;
+    forking.by_first = os_gettid() == getpid() && !world.forked;
     if (m != NULL) {
         m->forks = true;
         m_enter(m);
@@ -987,21 +998,27 @@ static void fork_prepare(void)
     shut_gate();
 }
 
+static void leave_fork(struct m *m, const sigset_t *signals)
+{
+    if (m != NULL) {
+        m->forks = false;
+        m_leave(m);
+    }
+    pthread_sigmask(SIG_SETMASK, signals, NULL);
+}
+
 static void fork_parent(void)
 {
-    sigset_t before = fork_signals;
     if (forks_without_heap(m_self)) {
         return;
     }
+    struct m *m = forking.m;
+    sigset_t signals = forking.signals;
     open_gate();
     store_sc(&world.fork_pending, 0u);
     os_futex_wake(&world.fork_pending, INT_MAX);
     mutex_unlock(&world.fork_lock);
-    if (m_self != NULL) {
-        m_self->forks = false;
-        m_leave(m_self);
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    leave_fork(m, &signals);
 }
 
 /* Their threads do not exist here: what they cached returns, their stacks are gone. */
@@ -1036,28 +1053,29 @@ static void fork_child(void)
     store_rlx(&world.lib_active, 0u);
     store_rlx(&world.strangers, 0u);
     store_rlx(&world.fork_pending, 0u);
-    world.forked = true;
+    store_rlx(&world.is_stopped,
+              false); /* once the gate is broken the collector may stop the world */
+    world.stopper = NULL;
+    world.forked = !forking.by_first;
+    bool whole = load_rlx(&world_gate) != GATE_BROKEN;
     if (self != NULL) {
         self->tid = os_gettid();
         store_rlx(&self->ack, load_rlx(&self->request));
+        store_rlx(&self->stop, 0u);
     }
-    if (load_rlx(&world_gate) == GATE_BROKEN) {
-        store_sc(&world_gate, (uint32_t)GATE_NO_HEAP);
-    } else {
-        if (world.fork_child != NULL) { /* the library has started */
-            world.fork_child();
-            bury_others(self);
-        }
+    if (load_rlx(&world.started)) {
+        world.fork_child(whole);
+    }
+    if (whole) {
+        bury_others(self);
         open_gate();
+    } else {
+        store_sc(&world_gate, (uint32_t)GATE_NO_HEAP);
     }
-    if (self != NULL) {
-        self->forks = false;
-        m_leave(self);
-    }
-    pthread_sigmask(SIG_SETMASK, &fork_signals, NULL);
+    leave_fork(forking.m, &forking.signals);
 }
 
-/* Before the program's own, so that fork calls these last in the parent: a handler of the program may want a lock that
+/* Before most of the program's own, so that fork calls these after them: a handler of the program may want a lock that
  * a thread holds which waits at the gate. */
 __attribute__((constructor(101))) static void handle_fork(void)
 {
@@ -1082,6 +1100,7 @@ bool world_init(void)
     }
     world.gate_at_rest = os_fence_threads() ? GATE_OPEN : GATE_WATCHED;
     uint32_t gate = GATE_OPEN;
+    store_rel(&world.started, true); /* release: gate_at_rest; pairs with shut_gate */
     (void)cas_acqrel(&world_gate, &gate,
                      world.gate_at_rest); /* shut: who forks waits for us, and opens it */
     return true;

@@ -35,15 +35,17 @@ struct world {
     _Atomic uint32_t fork_pending;
     bool forked; /* a child: its first thread may have any stack */
     bool handles_fork;
-    _Atomic uint32_t strangers;   /* threads that attach, or start the library */
-    uint32_t gate_at_rest;        /* GATE_OPEN, or GATE_WATCHED */
-    _Atomic int64_t gate_shut_at; /* os_nanotime */
+    _Atomic bool started;       /* world_init is done */
+    _Atomic int forker;         /* while the gate is shut: its tid */
+    _Atomic uint32_t strangers; /* threads that attach, or start the library */
+    uint32_t gate_at_rest;      /* GATE_OPEN, or GATE_WATCHED */
 
     /* Hooks of the layers below, set once at start. */
     void (*attach)(struct m *m); /* under world.lock: take the present phase */
     void (*detach)(struct m *m); /* under world.lock: hand over what it holds */
-    void (*fork_child)(void);    /* in the child, single-threaded, other ms still listed */
-    void (*delay)(int rarity);   /* gcstress: a random delay at a protocol point, or NULL */
+    /* In the child, single-threaded, other ms still listed; the heap is whole, or not to be touched. */
+    void (*fork_child)(bool whole);
+    void (*delay)(int rarity); /* gcstress: a random delay at a protocol point, or NULL */
 
     _Atomic uint64_t handshake_count;
     _Atomic uint64_t handshake_max_ns; /* longest from posting to the last answer, this cycle */
@@ -67,9 +69,9 @@ void world_handshake(handshake_fn *fn, void (*posting)(void));
 void world_stop(void);
 void world_start(void);
 
-/* For a thread that waits, perhaps for what a fork holds up: breaks the gate ([fork.gate]) when it has been shut for
- * five seconds. */
-void world_mind_fork(void);
+/* For a thread that waits in rounds, perhaps for what a fork holds up: breaks the gate ([fork.gate]) when it has been shut
+ * in more than `most` of them on end. */
+void world_mind_fork(int *rounds, int most);
 
 /* [fork.gate] for threads that are not attached. */
 void world_enter_stranger(void);

@@ -33,9 +33,15 @@ enum { EVEN = 10 };
 static _Atomic(bool) stop;
 static _Atomic(uint64_t) worked[WORKERS];
 
+/* Signals that come to who waits for a mutex ThreadSanitizer delivers when it has it. */
 static void take_own_lock(void)
 {
-    EXPECT_EQ(pthread_mutex_lock(&own_lock), 0);
+    while (TEST_TSAN && pthread_mutex_trylock(&own_lock) != 0) {
+        sleep_us(10);
+    }
+    if (!TEST_TSAN) {
+        EXPECT_EQ(pthread_mutex_lock(&own_lock), 0);
+    }
 }
 
 static void release_own_lock(void)
@@ -72,13 +78,7 @@ static void change_shared(struct rng *rng)
 
 static void change_under_own_lock(void)
 {
-    /* Signals that come to who waits for a mutex ThreadSanitizer delivers when it has it. */
-    while (TEST_TSAN && pthread_mutex_trylock(&own_lock) != 0) {
-        sleep_us(10);
-    }
-    if (!TEST_TSAN) {
-        take_own_lock();
-    }
+    take_own_lock();
     LOAM_SET(under_own_lock, item_new(EVEN, under_own_lock));
     LOAM_SET(under_own_lock, LOAD_SLOT(under_own_lock->next));
     release_own_lock();
@@ -202,6 +202,62 @@ static void a_handler_works_over_fork(void)
     atomic_store(&stop, true);
     team_join(&team);
     mine_in_handler = NULL;
+}
+
+/* ---- while handlers of other threads allocate ---- */
+
+static void allocate_in_handler(int signo)
+{
+    int saved = errno;
+    (void)signo;
+    EXPECT_NOT_NULL(loam_alloc(40000)); /* whole pages, also over a store */
+    list_check(list_new(3));
+    errno = saved;
+}
+
+/* Nothing of the C library: a handler that allocates over malloc while another thread forks waits with its lock. */
+static void *change_only(void *arg)
+{
+    struct team_member *me = arg;
+    while (!atomic_load(&stop)) {
+        change_shared(&me->rng);
+    }
+    return NULL;
+}
+
+static void *interrupt(void *arg)
+{
+    while (!atomic_load(&stop)) {
+        pthread_kill(*(pthread_t *)arg, SIGUSR1);
+        sleep_us(50);
+    }
+    return NULL;
+}
+
+static void handlers_allocate_beside_fork(void)
+{
+    static struct team team;
+    struct sigaction sa;
+    memset(&sa, 0, sizeof sa);
+    sa.sa_handler = allocate_in_handler;
+    sa.sa_flags = SA_RESTART;
+    EXPECT_EQ(sigaction(SIGUSR1, &sa, NULL), 0);
+    atomic_store(&stop, false);
+    team_start(&team, 2, change_only, NULL);
+    pthread_t first = thread_start(interrupt, &team.thread[0]);
+    pthread_t second = thread_start(interrupt, &team.thread[1]);
+    for (size_t i = 0; i < test_scaled(200); i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            live_as_child();
+            _exit(0);
+        }
+        wait_for_child(pid);
+    }
+    atomic_store(&stop, true);
+    thread_join(first);
+    thread_join(second);
+    team_join(&team);
 }
 
 /* Over the library the handler's child has no heap, which it need not know to end. */
@@ -389,6 +445,7 @@ int main(int argc, char **argv)
     LOAM_SET(under_own_lock, list_new(EVEN));
     RUN(others_hold_locks);
     RUN(a_handler_works_over_fork);
+    RUN(handlers_allocate_beside_fork);
     RUN(a_handler_forks);
     RUN(a_lock_that_cannot_be_had);
     return test_end();

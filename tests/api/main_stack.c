@@ -4,6 +4,7 @@
  * TEST_LABEL: quick
  * TEST_RUN: default | | | 60
  * TEST_RUN: clobberfree | GODEBUG=clobberfree=1 GOGC=5 | | 60
+ * TEST_RUN: forked | GODEBUG=clobberfree=1 GOGC=5 | --forked 1 | 60
  * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1 | | 60 */
 #include "../support/test.h"
 
@@ -88,6 +89,16 @@ static void limit_raised_after_attaching(void)
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
+    if (test_number("forked", 0) !=
+        0) { /* a daemon: the child goes on, in which the library starts */
+        int status = 0;
+        pid_t pid = fork();
+        EXPECT_MSG(pid >= 0, "fork: %s", strerror(errno));
+        if (pid != 0) {
+            EXPECT_EQ(waitpid(pid, &status, 0), pid);
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+        }
+    }
     RUN(limit_raised_after_attaching);
     return test_end();
 }
