@@ -240,9 +240,10 @@ LOAM_API void loam_store_as(void *slot, uintptr_t word, const void *old,
  *
  * Threads need not poll: one that computes without calling anything is reached by a signal
  * (SIGURG), one blocked in a system call neither holds a collection up nor sees EINTR where
- * SA_RESTART can prevent it. fork works: the child has a working heap (unless a
- * signal handler forks over the library, or a thread that fork waits for waits for
- * fork, which ends after five seconds: then it says so when it is used).
+ * SA_RESTART can prevent it. fork works: the child has a working heap. Not where a signal
+ * handler forks that interrupted the library, and where another thread waits for the fork
+ * with a lock that fork wants (it goes on after five seconds): that child says so when it
+ * comes to use the heap.
  */
 
 /* Searches [start, start + bytes) too. Stores into it obey rule 3. The memory stays the program's

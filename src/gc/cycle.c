@@ -714,7 +714,8 @@ void gc_ask(void)
 
 static void wait_for_cycle(struct m *m, uint32_t ticket)
 {
-    int rounds = 0; /* of a second */
+    const int64_t second = 1000000000;
+    int64_t waited = 0;
     struct m_wait wait;
     m_begin_wait(m, &wait);
     for (;;) {
@@ -722,8 +723,8 @@ static void wait_for_cycle(struct m *m, uint32_t ticket)
         if ((int32_t)(done - ticket) >= 0) {
             break;
         }
-        os_futex_wait(&gc.finished, done, 1000000000);
-        world_mind_fork(&rounds, 5);
+        os_futex_wait(&gc.finished, done, second);
+        world_mind_fork(&waited, second);
     }
     m_end_wait(m, &wait);
 }

@@ -138,17 +138,27 @@ ALWAYS_INLINE int m_deep(const struct m *m)
     return load_rlx(&m->deep);
 }
 
+/* Of busy and deep, by their thread: what follows, or came before, stays inside. */
+ALWAYS_INLINE void m_raise(_Atomic int *count)
+{
+    store_rlx(count, load_rlx(count) + 1); /* relaxed: for its own handlers, and see [fork.gate] */
+    compiler_barrier();
+}
+ALWAYS_INLINE void m_lower(_Atomic int *count)
+{
+    store_rel(count, load_rlx(count) - 1); /* release: pairs with stands_outside */
+    compiler_barrier();
+}
+
 /* Bracket for code that must not be interrupted by a handshake, takes no lock and leaves the cache
  * alone: a signal handler of the program that interrupts it may allocate as usual. Nests. */
 ALWAYS_INLINE void m_enter_shallow(struct m *m)
 {
-    store_rlx(&m->busy, m_busy(m) + 1); /* relaxed: for its own handlers, and see [fork.gate] */
-    compiler_barrier();
+    m_raise(&m->busy);
 }
 ALWAYS_INLINE void m_leave_shallow(struct m *m)
 {
-    store_rel(&m->busy, m_busy(m) - 1); /* release: pairs with stands_outside */
-    compiler_barrier();
+    m_lower(&m->busy);
     if (unlikely(m_busy(m) == 0 && m_asked(m))) {
         m_poll(m);
     }
@@ -174,13 +184,11 @@ ALWAYS_INLINE void m_enter(struct m *m)
     if (unlikely(load_rlx(&world_gate) != GATE_OPEN)) {
         m_pass_gate(m);
     }
-    store_rlx(&m->deep, m_deep(m) + 1);
-    compiler_barrier();
+    m_raise(&m->deep);
 }
 ALWAYS_INLINE void m_leave(struct m *m)
 {
-    store_rel(&m->deep, m_deep(m) - 1); /* release: as busy */
-    compiler_barrier();
+    m_lower(&m->deep);
     m_leave_shallow(m);
 }
 

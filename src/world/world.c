@@ -11,7 +11,7 @@
  *             [fork.gate] while the gate is shut no thread but the one that forks is deep, so fork's child finds
  *                         every structure whole. Threads are not stopped: they may hold locks of the C library's
  *                         malloc and stdio, which fork takes after all its handlers. One that waits for the
- *                         fork with such a lock breaks the gate after GATE_PATIENCE_S, and the child has no heap.
+ *                         fork with such a lock breaks the gate after GATE_PATIENCE_NS, and the child has no heap.
  *             [world.registry]  phases change and threads attach under world.lock, so a new thread
  *                         starts in the present phase and is asked for every later one.
  * Locking     handshake_lock > world.lock; stop_lock > world.lock. The poster waits for answers with
@@ -43,8 +43,9 @@ static pthread_key_t exit_key;
 
 /* -- the gate ---------------------------------------------------------------------------------- */
 
-/* Told by rounds of waiting, not by the clock: a process that is stopped, or that the kernel copies, is not late. */
-enum { GATE_PATIENCE_S = 5, GATE_ROUND_NS = 1000000, GATE_ROUNDS = GATE_PATIENCE_S * 1000 };
+/* Of time spent waiting, not by the clock: a process that is stopped, or that the kernel copies, is not late. */
+#define GATE_PATIENCE_NS INT64_C(5000000000)
+#define GATE_ROUND_NS INT64_C(1000000)
 
 /* For a thread that has raised busy, or will not stay. */
 static bool gate_is_shut(void)
@@ -61,16 +62,16 @@ static bool gate_is_shut(void)
     return gate == GATE_SHUT;
 }
 
-void world_mind_fork(int *rounds, int most)
+void world_mind_fork(int64_t *waited, int64_t ns)
 {
     uint32_t gate = GATE_SHUT;
-    *rounds = gate_is_shut() ? *rounds + 1 : 0;
+    *waited = gate_is_shut() ? *waited + ns : 0;
     /* seq_cst: before anything is changed: the child sees it, or nothing of that. */
-    if (*rounds > most && cas_sc(&world_gate, &gate, GATE_BROKEN)) {
+    if (*waited > GATE_PATIENCE_NS && cas_sc(&world_gate, &gate, GATE_BROKEN)) {
         warnf("thread %d waits for a fork on another thread, and that perhaps for a lock that it "
               "holds (of malloc or stdio, below a signal handler); after %d s it goes on, and the "
               "child will have no heap",
-              os_gettid(), GATE_PATIENCE_S);
+              os_gettid(), (int)(GATE_PATIENCE_NS / 1000000000));
         os_futex_wake(&world_gate, INT_MAX);
         os_futex_wake(&world.fork_pending, INT_MAX); /* the collector goes on, too */
     }
@@ -82,7 +83,7 @@ COLD void m_pass_gate(struct m *m)
         return;
     }
     int outer = load_rlx(&m->at_gate); /* this is a handler over such a wait */
-    for (int rounds = 0; gate_is_shut(); world_mind_fork(&rounds, GATE_ROUNDS)) {
+    for (int64_t waited = 0; gate_is_shut(); world_mind_fork(&waited, GATE_ROUND_NS)) {
         store_rel(&m->at_gate, m_busy(m)); /* release: as leaving */
         os_futex_wait(&world_gate, GATE_SHUT, GATE_ROUND_NS);
         store_sc(&m->at_gate, outer);
@@ -91,7 +92,7 @@ COLD void m_pass_gate(struct m *m)
 
 void world_enter_stranger(void)
 {
-    for (int rounds = 0;; world_mind_fork(&rounds, GATE_ROUNDS)) {
+    for (int64_t waited = 0;; world_mind_fork(&waited, GATE_ROUND_NS)) {
         add_rlx(&world.strangers, 1u);
         fence_sc(); /* strangers, then the gate; pairs with shut_gate */
         /* relaxed: the caller's own, if it forks: in a handler of the program's that fork calls after ours */
@@ -152,23 +153,21 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
     }
 }
 
-/* Do all that is asked of the calling thread (nothing while another one forks: it is asked again), whose pointers are where ctx says. What it takes is
- * counted in the thread's own processor time, for what the kernel gives to others in between is not of
- * our making; a stop in time on the wall. All signals are blocked: a handler of the program would move
- * pointers behind the back of a scan, take slots from a cache that changes, or run in a world that stands
- * still. */
+/* Do all that is asked of the calling thread, whose pointers are where ctx says; nothing while another one
+ * forks, it is asked again. What it takes is counted in the thread's own processor time, for what the kernel
+ * gives to others in between is not of our making; a stop in time on the wall. All signals are blocked: a
+ * handler of the program would move pointers behind the back of a scan, take slots from a cache that changes,
+ * or run in a world that stands still. */
 static void m_answer(struct m *m, const struct m_context *ctx)
 {
     int64_t begin = os_thread_cputime();
     int64_t stopped = 0;
-    store_rlx(&m->busy, m_busy(m) + 1);
-    compiler_barrier();
+    m_raise(&m->busy);
     if (gate_is_shut()) { /* not waited for: the code below may hold a lock of the C library */
-        store_rel(&m->busy, m_busy(m) - 1);
+        m_lower(&m->busy);
         return;
     }
-    store_rlx(&m->deep, m_deep(m) + 1);
-    compiler_barrier();
+    m_raise(&m->deep);
     do {
         uint32_t seq = load_acq(&m->request); /* acquire: world.fn; pairs with world_handshake */
         if (seq != load_rlx(&m->ack)) {
@@ -182,9 +181,8 @@ static void m_answer(struct m *m, const struct m_context *ctx)
             stopped += os_nanotime() - since;
         }
     } while (load_sc(&m->stop) != 0 || m_asked(m)); /* seq_cst: see answer_stop */
-    store_rel(&m->deep, m_deep(m) - 1);             /* release: as in m_leave */
-    store_rel(&m->busy, m_busy(m) - 1);
-    compiler_barrier();
+    m_lower(&m->deep);
+    m_lower(&m->busy);
     int64_t took = os_thread_cputime() - begin + stopped;
     m_count_pause(m, took);
     raise_rlx(&m->answer_max_ns, took > 0 ? (uint64_t)took : 0);
@@ -496,6 +494,17 @@ void AnnotateIgnoreWritesEnd(const char *file, int line);
 #define TOUCH_DEAD_END ((void)0)
 #endif
 
+/* Its thread does not exist any more: what it cached returns, its stack is gone. */
+static void bury_locked(struct m *m)
+{
+    unlink_m_locked(m);
+    mcache_fini(&m->cache);
+    if (!DEAD_IS_UNORDERED) {
+        m->next = world.free_ms;
+        world.free_ms = m;
+    }
+}
+
 /* A thread that ended without its destructors (a raw clone, a key destroyed): act for it. */
 static void reap(struct m *dead)
 {
@@ -506,13 +515,8 @@ static void reap(struct m *dead)
     }
     if (m != NULL) {
         TOUCH_DEAD_BEGIN;
-        unlink_m_locked(m);
-        mcache_fini(&m->cache);
+        bury_locked(m);
         TOUCH_DEAD_END;
-        if (!DEAD_IS_UNORDERED) {
-            m->next = world.free_ms;
-            world.free_ms = m;
-        }
     }
     mutex_unlock(&world.lock);
 }
@@ -558,11 +562,9 @@ void m_enter_blocking(struct m *m, uintptr_t frame_end)
     world_delay(DELAY_SHADE);
     struct blocking b = {m, frame_end};
     for (;;) {
-        store_rlx(&m->busy, m_busy(m) + 1);
-        compiler_barrier();
+        m_raise(&m->busy);
         os_call_spilled(block_spilled, &b);
-        store_rel(&m->busy, m_busy(m) - 1); /* release: as in m_leave */
-        compiler_barrier();
+        m_lower(&m->busy);
         if ((load_sc(&m->request) == load_rlx(&m->ack) && load_sc(&m->stop) == 0) ||
             gate_is_shut()) { /* asked again after the fork */
             return;
@@ -583,9 +585,7 @@ void m_exit_blocking(struct m *m)
     int64_t since = 0; /* it had to wait */
     world_delay(DELAY_SHADE);
     for (;;) {
-        store_rlx(&m->busy,
-                  m_busy(m) + 1); /* while the world is stopped, no handler changes the context */
-        compiler_barrier();
+        m_raise(&m->busy); /* while the world is stopped, no handler changes the context */
         uint32_t state = M_BLOCKED;
         uint32_t stop = 0;
         /* [unblock]. acquire: what was done in our name; pairs with unclaim. seq_cst: state, then stop;
@@ -594,8 +594,7 @@ void m_exit_blocking(struct m *m)
         if (running && (stop = load_sc(&m->stop)) != 0) {
             store_rel(&m->state, M_BLOCKED); /* release: as in m_enter_blocking */
         }
-        store_rel(&m->busy, m_busy(m) - 1); /* release: as in m_leave */
-        compiler_barrier();
+        m_lower(&m->busy);
         if (running && stop == 0) {
             break;
         }
@@ -766,7 +765,10 @@ static bool answered_in_unknown_store(void)
         return false;
     }
     world.stores_generation = os_stores_refresh();
-    bool found = world.stores_generation != 0;
+    if (world.stores_generation != 0) {
+        return true;
+    }
+    bool found = false;
     uintptr_t pcs[PCS_AT_ONCE];
     for (size_t n = take_pcs(pcs); n != 0; n = take_pcs(pcs)) {
         for (size_t i = 0; i < n && !found; i++) {
@@ -914,22 +916,19 @@ static void shut_gate(void)
     store_sc(&world_gate, (uint32_t)GATE_SHUT);
     /* acquire: pairs with world_init */
     if (load_acq(&world.started) && world.gate_at_rest == GATE_OPEN && !os_fence_threads()) {
-        world.gate_at_rest =
-            GATE_WATCHED; /* refused since the start. Once, for what was on its way */
-        os_sleep_ns(10000000);
+        world.gate_at_rest = GATE_WATCHED; /* refused since the start */
+        os_sleep_ns(10000000);             /* once: what was on its way to memory is there */
     }
     fence_sc(); /* the gate, then busy and strangers; pairs with gate_is_shut */
     int64_t pause = 10000;
-    for (int rounds = 0; !all_outside(); rounds++) {
-        if (rounds > GATE_ROUNDS) {
-            warnf(
-                "fork: a thread has been inside the library for %d s; the child will have no heap",
-                GATE_PATIENCE_S);
+    for (int64_t waited = 0; !all_outside(); waited += pause) {
+        if (waited > GATE_PATIENCE_NS) {
+            warnf("fork: a thread does not leave the library; the child will have no heap");
             store_sc(&world_gate, (uint32_t)GATE_BROKEN);
             return;
         }
-        os_sleep_ns(pause);
         pause = pause < GATE_ROUND_NS ? pause * 2 : pause;
+        os_sleep_ns(pause);
     }
 }
 
@@ -940,7 +939,8 @@ static void open_gate(void)
     os_futex_wake(&world_gate, INT_MAX);
 }
 
-/* The library's threads come to their safepoints and stay there; no other thread forks. Waited for as a blocked thread: the collector may need an answer to get there. */
+/* The library's threads come to their safepoints and stay there; no other thread forks. Waited for as a
+ * blocked thread: the collector may need an answer to get there. */
 static NOINLINE void quiesce(struct m *m)
 {
     if (m != NULL) {
@@ -1021,17 +1021,13 @@ static void fork_parent(void)
     leave_fork(m, &signals);
 }
 
-/* Their threads do not exist here: what they cached returns, their stacks are gone. */
 static void bury_others(const struct m *self)
 {
     for (struct m *m = world.ms; m != NULL;) {
         struct m *next = m->next;
         if (m != self) {
             store_rlx(&m->ack, load_rlx(&m->request));
-            unlink_m_locked(m);
-            mcache_fini(&m->cache);
-            m->next = world.free_ms;
-            world.free_ms = m;
+            bury_locked(m);
         }
         m = next;
     }
@@ -1053,8 +1049,8 @@ static void fork_child(void)
     store_rlx(&world.lib_active, 0u);
     store_rlx(&world.strangers, 0u);
     store_rlx(&world.fork_pending, 0u);
-    store_rlx(&world.is_stopped,
-              false); /* once the gate is broken the collector may stop the world */
+    /* Once the gate is broken the collector may stop the world. */
+    store_rlx(&world.is_stopped, false);
     world.stopper = NULL;
     world.forked = !forking.by_first;
     bool whole = load_rlx(&world_gate) != GATE_BROKEN;
@@ -1075,12 +1071,13 @@ static void fork_child(void)
     leave_fork(forking.m, &forking.signals);
 }
 
+static bool handles_fork;
+
 /* Before most of the program's own, so that fork calls these after them: a handler of the program may want a lock that
  * a thread holds which waits at the gate. */
 __attribute__((constructor(101))) static void handle_fork(void)
 {
-    world.handles_fork = world.handles_fork ||
-                         pthread_atfork(fork_prepare, fork_parent, fork_child) == 0;
+    handles_fork = handles_fork || pthread_atfork(fork_prepare, fork_parent, fork_child) == 0;
 }
 
 bool world_init(void)
@@ -1094,7 +1091,7 @@ bool world_init(void)
     }
     os_tls_init();
     handle_fork();
-    if (!world.handles_fork || os_signal_install(world.signo, on_signal, &changed) != 0) {
+    if (!handles_fork || os_signal_install(world.signo, on_signal, &changed) != 0) {
         pthread_key_delete(exit_key);
         return false;
     }

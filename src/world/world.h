@@ -33,8 +33,7 @@ struct world {
     struct mutex fork_lock;      /* one fork at a time */
     _Atomic uint32_t lib_active; /* the library's own threads that run now */
     _Atomic uint32_t fork_pending;
-    bool forked; /* a child: its first thread may have any stack */
-    bool handles_fork;
+    bool forked;                /* a child: its first thread may have any stack */
     _Atomic bool started;       /* world_init is done */
     _Atomic int forker;         /* while the gate is shut: its tid */
     _Atomic uint32_t strangers; /* threads that attach, or start the library */
@@ -69,9 +68,9 @@ void world_handshake(handshake_fn *fn, void (*posting)(void));
 void world_stop(void);
 void world_start(void);
 
-/* For a thread that waits in rounds, perhaps for what a fork holds up: breaks the gate ([fork.gate]) when it has been shut
- * in more than `most` of them on end. */
-void world_mind_fork(int *rounds, int most);
+/* For a thread that has just waited for ns, perhaps for what a fork holds up: breaks the gate ([fork.gate]) when it was
+ * shut for five seconds of that. */
+void world_mind_fork(int64_t *waited, int64_t ns);
 
 /* [fork.gate] for threads that are not attached. */
 void world_enter_stranger(void);

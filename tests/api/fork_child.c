@@ -8,31 +8,13 @@
 #include "../support/test.h"
 
 #include <spawn.h>
-#include <sys/wait.h>
 
+#include "../support/child.h"
 #include "../support/heap.h"
 #include "../support/items.h"
 #include "../support/threads.h"
 
 static item *in_static;
-
-static void wait_for_child(pid_t pid)
-{
-    int status = 0;
-    EXPECT_MSG(pid > 0, "fork: %s", strerror(errno));
-    uint64_t start = now_ns();
-    pid_t got;
-    while ((got = waitpid(pid, &status, WNOHANG)) == 0) {
-        if (seconds_since(start) > 30) {
-            kill(pid, SIGABRT);
-            FAIL("the child hangs");
-        }
-        sleep_us(200);
-    }
-    EXPECT_EQ(got, pid);
-    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x",
-               (unsigned)status);
-}
 
 static void *short_thread(void *arg)
 {
@@ -82,7 +64,7 @@ static void allocates_and_collects(void)
             live_as_child(list, 1000);
             _exit(0);
         }
-        wait_for_child(pid);
+        child_wait(pid);
         EXPECT_EQ(list_check(list), 1000);
         loam_gc();
     }
@@ -107,7 +89,7 @@ static void starts_threads_and_runs_finalizers(void)
         live_as_child(list, 1000);
         _exit(0);
     }
-    wait_for_child(pid);
+    child_wait(pid);
 }
 
 static void forks_again(void)
@@ -122,11 +104,11 @@ static void forks_again(void)
             live_as_child(list, 1000);
             _exit(0);
         }
-        wait_for_child(grandchild);
+        child_wait(grandchild);
         live_as_child(list, 1000);
         _exit(0);
     }
-    wait_for_child(pid);
+    child_wait(pid);
 }
 
 /* The parent's finalizers and cleanups that were set before the fork are the child's too. */
@@ -140,7 +122,7 @@ static void inherits_finalizers(void)
         COLLECT_UNTIL(20, atomic_load(&finalized) >= 190);
         _exit(0);
     }
-    wait_for_child(pid);
+    child_wait(pid);
     COLLECT_UNTIL(20, atomic_load(&finalized) >= 190);
     loam_set_gc_percent(percent);
 }
@@ -181,7 +163,7 @@ static void during_cycles(void)
             live_as_child(list, 1000);
             _exit(0);
         }
-        wait_for_child(pid);
+        child_wait(pid);
         EXPECT_EQ(list_check(list), 1000);
     }
     atomic_store(&stop, true);
@@ -202,7 +184,7 @@ static void spawned(void)
         pid_t pid = -1;
         int err = posix_spawnp(&pid, "true", NULL, NULL, arguments, environ);
         EXPECT_EQ(err, 0);
-        wait_for_child(pid);
+        child_wait(pid);
     }
     atomic_store(&stop, true);
     team_join(&team);
@@ -220,7 +202,7 @@ static void *fork_in_thread(void *arg)
         thread_run(short_thread, NULL);
         _exit(0);
     }
-    wait_for_child(pid);
+    child_wait(pid);
     EXPECT_EQ(list_check(list), 1000);
     return arg;
 }
@@ -248,7 +230,7 @@ static void *fork_blocked(void *arg)
             list_new(20);
             _exit(0);
         }
-        wait_for_child(pid);
+        child_wait(pid);
         loam_exit_blocking();
         EXPECT_EQ(list_check(list), 20);
         list_new(20);

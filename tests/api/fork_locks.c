@@ -1,10 +1,10 @@
 /* fork while other threads hold locks that it waits for: those of the C library's malloc and stdio, which it takes after
  * every handler of pthread_atfork, and one of the program's own that such a handler takes, registered before the
- * library started.  And while a handler of the program allocates and stores on the thread that forks.  Parent and
- * child go on, and the child finds whole what others were building.  A lock that fork wants and a thread holds that waits
+ * library started.  And while handlers of the program allocate and store, on the thread that forks and on others, or fork
+ * themselves.  Parent and child go on, and the child finds whole what others were building.  A lock that fork wants and a thread holds that waits
  * for the fork: then the child has no heap, and says so.  The same where the system has no fence for all threads.
  *
- * --watched (membarrier(2) is refused)
+ * --watched 1 (membarrier(2) is refused)
  *
  * TEST_LABEL: quick
  * TEST_RUN: default | | | 120
@@ -113,47 +113,62 @@ static NOINLINE void live_as_child(void)
     EXPECT_EQ(list_check(under_own_lock), EVEN);
 }
 
-static void wait_for_child(pid_t pid)
+static void handle(int signo, void (*handler)(int))
 {
-    int status = 0;
-    EXPECT_MSG(pid > 0, "fork: %s", strerror(errno));
-    pid_t got;
-    do {
-        got = waitpid(pid, &status, 0);
-    } while (got < 0 && errno == EINTR);
-    EXPECT_EQ(got, pid);
-    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x",
-               (unsigned)status);
+    struct sigaction sa;
+    memset(&sa, 0, sizeof sa);
+    sa.sa_handler = handler;
+    sa.sa_flags = SA_RESTART;
+    EXPECT_EQ(sigaction(signo, &sa, NULL), 0);
 }
 
-static void fork_beside_the_workers(size_t forks)
+/* The alarm is for the thread that forks: who works inherits the mask. */
+static void team_start_deaf(struct team *team, size_t count, void *(*fn)(void *))
+{
+    sigset_t set, old;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &set, &old), 0);
+    atomic_store(&stop, false);
+    team_start(team, count, fn, NULL);
+    EXPECT_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+}
+
+/* Once: a fork that is interrupted begins again. Timers are not inherited. */
+static void alarm_soon(size_t i)
+{
+    struct itimerval soon = {{0, 0}, {0, 1 + (suseconds_t)(i * 37 % 500)}};
+    EXPECT_EQ(setitimer(ITIMER_REAL, &soon, NULL), 0);
+}
+
+static void fork_and_live(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(60);
+        live_as_child();
+        _exit(0);
+    }
+    child_wait(pid);
+}
+
+static void others_hold_locks(void)
 {
     static struct team team;
     uint64_t before[WORKERS];
     atomic_store(&stop, false);
     team_start(&team, WORKERS, work, NULL);
-    for (size_t i = 0; i < forks; i++) {
+    for (size_t i = 0; i < test_scaled(200); i++) {
         for (size_t k = 0; k < WORKERS; k++) {
             before[k] = atomic_load(&worked[k]);
         }
-        pid_t pid = fork();
-        if (pid == 0) {
-            alarm(60);
-            live_as_child();
-            _exit(0);
-        }
-        wait_for_child(pid);
+        fork_and_live();
         for (size_t k = 0; k < WORKERS; k++) { /* all of them go on */
             WAIT_FOR(30, atomic_load(&worked[k]) != before[k]);
         }
     }
     atomic_store(&stop, true);
     team_join(&team);
-}
-
-static void others_hold_locks(void)
-{
-    fork_beside_the_workers(test_scaled(200));
 }
 
 static __thread item *mine_in_handler;
@@ -171,31 +186,12 @@ static void work_in_handler(int signo)
 
 static void a_handler_works_over_fork(void)
 {
-    struct sigaction sa;
-    memset(&sa, 0, sizeof sa);
-    sa.sa_handler = work_in_handler;
-    sa.sa_flags = SA_RESTART;
-    EXPECT_EQ(sigaction(SIGALRM, &sa, NULL), 0);
-    /* Workers inherit the mask; the signal is for the thread that forks. */
-    sigset_t set, old;
-    sigemptyset(&set);
-    sigaddset(&set, SIGALRM);
     static struct team team;
-    EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &set, &old), 0);
-    atomic_store(&stop, false);
-    team_start(&team, 1, work, NULL);
-    EXPECT_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
-    size_t forks = test_scaled(200);
-    for (size_t i = 0; i < forks; i++) {
-        /* Once: a fork that is interrupted begins again. Timers are not inherited. */
-        struct itimerval soon = {{0, 0}, {0, 1 + (suseconds_t)(i * 37 % 500)}};
-        EXPECT_EQ(setitimer(ITIMER_REAL, &soon, NULL), 0);
-        pid_t pid = fork();
-        if (pid == 0) {
-            live_as_child();
-            _exit(0);
-        }
-        wait_for_child(pid);
+    handle(SIGALRM, work_in_handler);
+    team_start_deaf(&team, 1, work);
+    for (size_t i = 0; i < test_scaled(200); i++) {
+        alarm_soon(i);
+        fork_and_live();
     }
     struct itimerval never = {{0, 0}, {0, 0}};
     EXPECT_EQ(setitimer(ITIMER_REAL, &never, NULL), 0);
@@ -237,22 +233,13 @@ static void *interrupt(void *arg)
 static void handlers_allocate_beside_fork(void)
 {
     static struct team team;
-    struct sigaction sa;
-    memset(&sa, 0, sizeof sa);
-    sa.sa_handler = allocate_in_handler;
-    sa.sa_flags = SA_RESTART;
-    EXPECT_EQ(sigaction(SIGUSR1, &sa, NULL), 0);
+    handle(SIGUSR1, allocate_in_handler);
     atomic_store(&stop, false);
     team_start(&team, 2, change_only, NULL);
     pthread_t first = thread_start(interrupt, &team.thread[0]);
     pthread_t second = thread_start(interrupt, &team.thread[1]);
     for (size_t i = 0; i < test_scaled(200); i++) {
-        pid_t pid = fork();
-        if (pid == 0) {
-            live_as_child();
-            _exit(0);
-        }
-        wait_for_child(pid);
+        fork_and_live();
     }
     atomic_store(&stop, true);
     thread_join(first);
@@ -271,7 +258,7 @@ static void fork_in_handler(int signo)
     if (pid == 0) {
         _exit(0);
     }
-    wait_for_child(pid);
+    child_wait(pid);
     atomic_fetch_add(&forked_in_handler, 1);
     errno = saved;
 }
@@ -279,24 +266,13 @@ static void fork_in_handler(int signo)
 static void a_handler_forks(void)
 {
     static struct team team;
-    struct sigaction sa;
-    memset(&sa, 0, sizeof sa);
-    sa.sa_handler = fork_in_handler;
-    sa.sa_flags = SA_RESTART;
-    EXPECT_EQ(sigaction(SIGALRM, &sa, NULL), 0);
-    sigset_t set, old;
-    sigemptyset(&set);
-    sigaddset(&set, SIGALRM);
-    EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &set, &old), 0);
-    atomic_store(&stop, false);
+    handle(SIGALRM, fork_in_handler);
     /* Not one that takes the program's own lock: fork's handler waits for that, over locks of the library. */
-    team_start(&team, 1, change_only, NULL);
-    EXPECT_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+    team_start_deaf(&team, 1, change_only);
     struct rng rng = {test_state.seed};
     for (size_t i = 0; i < test_scaled(100); i++) {
         size_t before = atomic_load(&forked_in_handler);
-        struct itimerval soon = {{0, 0}, {0, 1 + (suseconds_t)(i * 37 % 500)}};
-        EXPECT_EQ(setitimer(ITIMER_REAL, &soon, NULL), 0);
+        alarm_soon(i);
         while (atomic_load(&forked_in_handler) == before) {
             change_shared(&rng);
             loam_free(loam_alloc(100000));
@@ -371,10 +347,10 @@ static void child_without_heap_forks(void)
         if (grandchild == 0) {
             _exit(0);
         }
-        wait_for_child(grandchild);
+        child_wait(grandchild);
         _exit(0);
     }
-    wait_for_child(pid);
+    child_wait(pid);
 }
 
 static void child_without_heap_collects(void)

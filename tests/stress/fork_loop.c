@@ -1,6 +1,6 @@
 /* Forks in the middle of a cycle, while threads allocate: a thousand in the long run.  Each child checks the parent's
  * structure, collects, makes one of its own, checks both, and ends; some fork once more.  The parent never notices.
- * A fork counts if the write barrier was on at that moment; the test goes on until enough have counted.  While the world
+ * A fork counts if one cycle had the write barrier on before and after it; the test goes on until enough have counted.  While the world
  * stands nobody can fork: with gcstoptheworld each one counts.
  *
  * --count N (forks that count)
@@ -12,10 +12,9 @@
  * TEST_RUN: thousand | | --count 1000 | 3600 | long */
 #include "../support/test.h"
 
-#include <sys/wait.h>
-
 #include <loam/stats.h>
 
+#include "../support/child.h"
 #include "../support/heap.h"
 #include "../support/threads.h"
 
@@ -103,23 +102,6 @@ static void *collect_until_stop(void *arg)
     return NULL;
 }
 
-static void wait_for_child(pid_t pid)
-{
-    int status = 0;
-    uint64_t start = now_ns();
-    pid_t got;
-    while ((got = waitpid(pid, &status, WNOHANG)) == 0) {
-        if (seconds_since(start) > 60) {
-            kill(pid, SIGABRT);
-            FAIL("a child hangs");
-        }
-        sleep_us(100);
-    }
-    EXPECT_EQ(got, pid);
-    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child ended with status %#x",
-               (unsigned)status);
-}
-
 static NOINLINE void live_as_child(bool fork_again)
 {
     EXPECT_EQ(tree_check(shared_tree, 1), NODES);
@@ -134,7 +116,7 @@ static NOINLINE void live_as_child(bool fork_again)
             live_as_child(false);
             _exit(0);
         }
-        wait_for_child(pid);
+        child_wait(pid);
     }
     LOAM_SET(shared_tree, mine);
     loam_gc();
@@ -164,7 +146,7 @@ int main(int argc, char **argv)
         if (done % 8 == 0) {
             EXPECT_EQ(tree_check(shared_tree, 1), NODES);
         }
-        wait_for_child(pid);
+        child_wait(pid);
     }
     atomic_store(&stop, true);
     team_join(&team);

@@ -13,6 +13,25 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+/* What fork gave has ended well, a minute from now at the latest. Also in a signal handler. */
+UNUSED static void child_wait(pid_t pid)
+{
+    int status = 0;
+    EXPECT_MSG(pid > 0, "fork: %s", strerror(errno));
+    uint64_t start = now_ns();
+    pid_t got;
+    while ((got = waitpid(pid, &status, WNOHANG)) == 0) {
+        if (seconds_since(start) > 60) {
+            kill(pid, SIGABRT);
+            FAIL("the child hangs");
+        }
+        sleep_us(100);
+    }
+    EXPECT_EQ(got, pid);
+    EXPECT_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x",
+               (unsigned)status);
+}
+
 struct child_case {
     const char *name;
     void (*run)(void);
