@@ -46,7 +46,7 @@ BENCHES = {
         "figures": ["ns_per_alloc", "peak_rss_bytes"],
     },
     "mark": {
-        "cases": [["-shape", shape] for shape in ("tree", "shuffled-tree", "list", "graph")],
+        "cases": [["-shape", shape] for shape in ("tree", "shuffled-tree", "list", "graph", "rows")],
         "quick": [["-shape", "shuffled-tree", "-objects", "200000"]],
         "figures": ["ns_per_object", "peak_rss_bytes"],
     },

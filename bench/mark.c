@@ -5,13 +5,14 @@
  *             -shape shuffled-tree   the same tree, its nodes at random places in memory
  *             -shape list            one list through random places: no two loads overlap
  *             -shape graph           an array of all; each points to three others, at random
+ *             -shape rows            a table of rows of 512 pointers each, to nodes in random order
  * Measured    The wall time of a forced collection, the median of `-rounds` (7) after one to warm
  *             up, over the number of objects. No malloc here: there is nothing to compare.
  * Twin        go/mark/main.go
  */
 #include "heap.h"
 
-enum { MAX_ROUNDS = 101 };
+enum { MAX_ROUNDS = 101, ROW = 512 };
 
 typedef struct node node;
 struct node {
@@ -21,7 +22,8 @@ struct node {
 HEAP_TYPE(node, left, right, other);
 
 static node *root;
-static node **all; /* the nodes by number; NULL where the shape does not need it to live */
+static node ***table; /* rows of nodes */
+static node **all;    /* the nodes by number; NULL where the shape does not need it to live */
 
 static node *new_node(uint64_t key)
 {
@@ -100,6 +102,20 @@ static void build_graph(uint64_t n, uint64_t *rng)
     }
 }
 
+static void build_rows(uint64_t n, uint64_t *rng)
+{
+    build_all(n);
+    shuffle_all(n, rng);
+    HEAP_SET(table, HEAP_NEW_POINTERS(node *, (n + ROW - 1) / ROW));
+    for (uint64_t i = 0; i < n; i++) {
+        if (i % ROW == 0) {
+            HEAP_SET(table[i / ROW], HEAP_NEW_POINTERS(node, ROW));
+        }
+        HEAP_SET(table[i / ROW][i % ROW], all[i]);
+    }
+    HEAP_SET(all, NULL);
+}
+
 /* Depth by `left` only: a list goes to the right and would exhaust the stack. */
 static uint64_t tree_sum(const node *n)
 {
@@ -117,6 +133,15 @@ static uint64_t graph_sum(uint64_t n)
     for (uint64_t i = 0; i < n; i++) {
         const node *at = all[i];
         sum = sum * 31 + at->key + at->left->key + 3 * at->right->key + 5 * at->other->key;
+    }
+    return sum;
+}
+
+static uint64_t rows_sum(uint64_t n)
+{
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        sum = sum * 31 + table[i / ROW][i % ROW]->key;
     }
     return sum;
 }
@@ -140,6 +165,8 @@ static bool build(const char *shape, uint64_t n)
         build_list(n, &rng);
     } else if (strcmp(shape, "graph") == 0) {
         build_graph(n, &rng);
+    } else if (strcmp(shape, "rows") == 0) {
+        build_rows(n, &rng);
     } else {
         return false;
     }
@@ -161,7 +188,7 @@ int main(int argc, char **argv)
     return 77;
 #endif
     if (objects < 1 || rounds < 1 || rounds > MAX_ROUNDS || !build(shape, objects)) {
-        fprintf(stderr, "-shape tree|shuffled-tree|list|graph, -rounds 1 to %d\n", MAX_ROUNDS);
+        fprintf(stderr, "-shape tree|shuffled-tree|list|graph|rows, -rounds 1 to %d\n", MAX_ROUNDS);
         return 2;
     }
     uint64_t took[MAX_ROUNDS];
@@ -179,6 +206,8 @@ int main(int argc, char **argv)
     result_real("ns_per_object", (double)took[rounds / 2] / (double)objects);
     result_real("ns_per_object_min", (double)took[0] / (double)objects);
     result_real("ns_per_object_max", (double)took[rounds - 1] / (double)objects);
-    result_end(all != NULL ? graph_sum(objects) : tree_sum(root));
+    result_end(all != NULL     ? graph_sum(objects)
+               : table != NULL ? rows_sum(objects)
+                               : tree_sum(root));
     return 0;
 }

@@ -75,7 +75,7 @@ for kind in noscan typed untyped; do
         smoke alloc -kind $kind -bytes $bytes -threads 2 -count 30000 -window 1000
     done
 done
-for shape in tree shuffled-tree list graph; do
+for shape in tree shuffled-tree list graph rows; do
     smoke mark -shape $shape -objects 30000 -rounds 3
 done
 smoke drop -peak 0.02 -live 2 -seconds 0.1

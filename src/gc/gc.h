@@ -47,6 +47,7 @@ struct gc {
 
     /* work.c */
     _Atomic uint64_t batches[2]; /* the global queue; heads: tag << 32 | page number + 1 */
+    _Atomic uint64_t large;      /* the same of large objects, which go before all others */
     _Atomic uint32_t drawn;      /* times they changed places: odd, [1] is taken from */
     _Atomic uint32_t work_seq;   /* futex: batches were pushed */
     _Atomic uint32_t sleepers;

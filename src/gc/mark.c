@@ -12,7 +12,7 @@
  *             heap.used, loaded early, does not cover yet was allocated after this thread last
  *             synchronised with its allocator, which was after [H-BLACK]: it is marked. Before that only
  *             buffers of stores are marked, and what they name is found again from the roots.
- * From Go     "Green Tea" of go1.26; differs: every small class goes by spans, the layout is the
+ * From Go     "Green Tea" of go1.26; differs: every class goes by spans, the layout is the
  *             span's, bits lie outside the page, kernels for AVX-512, AVX2 and NEON.
  * Tests       tests/unit/test_scan.c, tests/model [drain]
  */
@@ -197,7 +197,7 @@ static void scan_large(struct gcwork *w, struct mspan *s)
     }
     size_t to = size - from > piece ? from + piece : size;
     if (to < size) {
-        gcwork_put(w, mspan_pn(s));
+        gcwork_put_alone(mspan_pn(s));
     } else {
         or_acqrel(mspan_scans(s), UINT64_C(1));
     }
@@ -274,7 +274,7 @@ static void scan_span(struct gcwork *w, size_t pn)
             scan_objects(w, s, i * 64, some);
             bool last = todo == 0 && i + 1 == s->nwords; /* gc_drain asks itself */
             if (!last && unlikely(enough(w))) {
-                gcwork_put(w, pn);
+                gcwork_put(w, pn, false);
                 return;
             }
         }

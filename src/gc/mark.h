@@ -67,8 +67,13 @@ ALWAYS_INLINE void mark_offset(struct gcwork *w, uintptr_t off)
     if (unlikely(b.desc & PAGEDESC_KEYS)) {
         ends_key_marked(&heap.spans[head], b.index);
     }
-    if (!(b.desc & PAGEDESC_NOSCAN)) {
-        gcwork_put(w, head);
+    if (b.desc & PAGEDESC_NOSCAN) {
+        return;
+    }
+    if (likely(sc != 0)) {
+        gcwork_put(w, head, class_to_size[sc] > GCWORK_SMALL);
+    } else {
+        gcwork_put_alone(head);
     }
 }
 

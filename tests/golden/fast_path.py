@@ -41,8 +41,9 @@ STEP_MOST = 25
 WORD_MOST = 64
 MARK_TESTS = 5
 NO_WAY = -1000
-DRAIN_CALLS = {"scan_choose", "scan_piece", "mark_candidates", "gcwork_take", "gcwork_share",
-               "gcwork_publish", "ends_drain_keys", "os_nanotime", "__popcountdi2", "(kernel)"}
+DRAIN_CALLS = {"scan_choose", "scan_piece", "mark_candidates", "gcwork_take", "gcwork_take_large",
+               "gcwork_share", "gcwork_put_alone", "gcwork_publish", "ends_drain_keys",
+               "os_nanotime", "__popcountdi2", "(kernel)"}
 SKIP = 77
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -246,7 +247,8 @@ def check_marking(path):
     for kernel in ("scan_plain", "scan_avx2", "scan_avx512"):
         ok = check_function(path, kernel, set(), 0) and ok
     ok = check_function(path, "mark_range", {"mark_candidates"}, 0) and ok
-    ok = check_function(path, "mark_candidates", {"gcwork_share", "ends_key_marked"}, 2) and ok
+    ok = check_function(path, "mark_candidates",
+                        {"gcwork_share", "gcwork_put_alone", "ends_key_marked"}, 2) and ok
     ok = check_function(path, "gc_drain", DRAIN_CALLS, None) and ok
     code = disassemble(path, "mark_candidates")
     after = successors(code)

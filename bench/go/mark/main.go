@@ -17,9 +17,12 @@ type node struct {
 	key                uint64
 }
 
+const row = 512
+
 var (
-	root *node
-	all  []*node
+	root  *node
+	table [][]*node // rows of nodes
+	all   []*node
 )
 
 func buildTree(n uint64, nextKey *uint64) *node {
@@ -81,6 +84,19 @@ func buildGraph(n uint64, rng *report.RNG) {
 	}
 }
 
+func buildRows(n uint64, rng *report.RNG) {
+	buildAll(n)
+	shuffleAll(n, rng)
+	table = make([][]*node, (n+row-1)/row)
+	for i := range all {
+		if i%row == 0 {
+			table[i/row] = make([]*node, row)
+		}
+		table[i/row][i%row] = all[i]
+	}
+	all = nil
+}
+
 func treeSum(n *node) uint64 {
 	sum := uint64(0)
 	for ; n != nil; n = n.right {
@@ -98,6 +114,14 @@ func graphSum() uint64 {
 	return sum
 }
 
+func rowsSum(n uint64) uint64 {
+	sum := uint64(0)
+	for i := uint64(0); i < n; i++ {
+		sum = sum*31 + table[i/row][i%row].key
+	}
+	return sum
+}
+
 func build(shape string, n uint64) bool {
 	rng := report.RNG(1)
 	switch shape {
@@ -110,6 +134,8 @@ func build(shape string, n uint64) bool {
 		buildList(n, &rng)
 	case "graph":
 		buildGraph(n, &rng)
+	case "rows":
+		buildRows(n, &rng)
 	default:
 		return false
 	}
@@ -117,7 +143,7 @@ func build(shape string, n uint64) bool {
 }
 
 func main() {
-	shape := flag.String("shape", "tree", "tree, shuffled-tree, list or graph")
+	shape := flag.String("shape", "tree", "tree, shuffled-tree, list, graph or rows")
 	objects := flag.Uint64("objects", 8000000, "objects alive")
 	rounds := flag.Int("rounds", 7, "collections timed")
 	flag.BoolVar(&report.AsJSON, "json", false, "one line of JSON")
@@ -125,7 +151,7 @@ func main() {
 	flag.Parse()
 	report.SetGCPercent(*gogc)
 	if *objects < 1 || *rounds < 1 || !build(*shape, *objects) {
-		fmt.Fprintln(os.Stderr, "-shape tree|shuffled-tree|list|graph")
+		fmt.Fprintln(os.Stderr, "-shape tree|shuffled-tree|list|graph|rows")
 		os.Exit(2)
 	}
 	took := make([]int64, *rounds)
@@ -146,6 +172,8 @@ func main() {
 	report.Real("ns_per_object_max", perObject(took[*rounds-1]))
 	if all != nil {
 		report.End(graphSum())
+	} else if table != nil {
+		report.End(rowsSum(*objects))
 	} else {
 		report.End(treeSum(root))
 	}
