@@ -68,10 +68,11 @@ def figures(runs, limited):
     return [
         f"{median([len(cycles) for _, cycles in runs]):.0f}",
         "-" if not ratios else f"{median(ratios):.2f} ({max(ratios):.2f})",
-        f"{median([cycles[-1]['percent'] for _, cycles in runs if cycles]):.0f}",
+        "-" if not ratios else f"{median([cycles[-1]['percent'] for _, cycles in runs if cycles]):.0f}",
         f"{median([r['mib_per_s'] for r, _ in runs]):.0f}",
         f"{median([r[key] for r, _ in runs]) / 2**20:.0f}",
         P.time_text(median([r["longest_ns"] for r, _ in runs])),
+        "-" if "longest_own_ns" not in runs[0][0] else P.time_text(median([r["longest_own_ns"] for r, _ in runs])),
     ]
 
 
@@ -155,9 +156,10 @@ def main():
     programs = peers.build("pace")
     print(P.versions(peers) + "\n")
     print("Heap / goal at the end of marking: median (most). Resident: at most; with a limit of "
-          f"{LIMIT_MIB} MiB, while no more than 80 % of it was alive.\n")
-    print("| scenario | threads | peer | cycles | heap / goal | % CPU | MiB/s | resident MiB | longest operation |")
-    print("|" + " --- |" * 9)
+          f"{LIMIT_MIB} MiB, while no more than 80 % of it was alive. The last column: less what its thread waited for a "
+          "processor meanwhile.\n")
+    print("| scenario | threads | peer | cycles | heap / goal | % CPU | MiB/s | resident MiB | longest operation | its own |")
+    print("|" + " --- |" * 10)
     panels = []
     for scenario, threads in cases(scenarios):
         found = run(peers, programs, scenario, threads, args)

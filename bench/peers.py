@@ -98,12 +98,12 @@ class Peers:
                 return None, "no release build under build*, and no pkg-config loam"
             return compile_program(command + flags + ["-pthread"], out)
         if peer == "boehm":
-            return compile_program(command + ["-DUSE_BOEHM", "-lgc", "-pthread"], out)
+            return compile_program(command + ["-DUSE_BOEHM", "-lgc", "-pthread", "-lm"], out)
         if peer in self.preloads and not os.path.exists(self.preloads[peer]):
             return None, f"no {self.preloads[peer]}"
         if peer == "mimalloc" and peer not in self.preloads:
             return None, "no libmimalloc"
-        return compile_program(command + ["-DUSE_MALLOC", "-pthread"], out)
+        return compile_program(command + ["-DUSE_MALLOC", "-pthread", "-lm"], out)
 
     def loam_flags(self):
         library = self.args.loam or newest_library()
