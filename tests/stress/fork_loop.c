@@ -1,7 +1,7 @@
 /* Forks in the middle of a cycle, while threads allocate: a thousand in the long run.  Each child checks the parent's
  * structure, collects, makes one of its own, checks both, and ends; some fork once more.  The parent never notices.
- * A fork counts if one cycle had the write barrier on before and after it; the test goes on until enough have counted.  While the world
- * stands nobody can fork: with gcstoptheworld each one counts.
+ * A fork counts if one cycle had the write barrier on before and after it; the test goes on until enough have counted.
+ * While the world stands nobody can fork: with gcstoptheworld each one counts.
  *
  * --count N (forks that count)
  *
