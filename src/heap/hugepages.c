@@ -3,9 +3,12 @@
  * Purpose     The heap asks for them where it is large, dense and in use, and forbids them where it has holes: there the
  *             kernel's khugepaged would fill the holes with memory that was given back.
  * Model       By arenas of 64 MiB, each with its part of the bits, 2 MiB:
- *                 FRESH as it came -- none of its pages is with the system --> HUGE
+ *                 FRESH as it came -- FULL_CYCLES ended and none of its pages was with the system --> HUGE
  *                 FRESH, HUGE -- the scavenger makes a hole --> SMALL
  *                 SMALL -- as FRESH --> HUGE
+ *             Not sooner: khugepaged holds the lock of the mappings while it joins pages, at the lowest priority, and a
+ *             page fault waits for it; where processors were busy one was seen to wait 16 ms. A heap that has come
+ *             to rest has few of them.
  *             Not when it is made: who first touches a huge page waits until all of it is there, milliseconds in a
  *             virtual machine whose host has yet to find the memory (docs/internals/design.md), so pages come
  *             small, and khugepaged joins them in the background. The first arena is left as it is: small programs do
@@ -18,7 +21,7 @@
  */
 #include "heap/mheap.h"
 
-enum { FIRST_ARENA = 1 };
+enum { FIRST_ARENA = 1, FULL_CYCLES = 16 };
 #define ARENA_BYTES ((size_t)ARENA_PAGES << PAGE_SHIFT)
 
 enum arena_pages { FRESH, HUGE, SMALL };
@@ -26,6 +29,7 @@ enum arena_pages { FRESH, HUGE, SMALL };
 static struct {
     bool off;
     _Atomic uint8_t arenas[ARENAS_MAX]; /* enum arena_pages */
+    uint8_t full[ARENAS_MAX]; /* at how many ends of cycles in a row; under gc.cycle_lock */
 } hugepages;
 
 static void advise(size_t arena, size_t n, bool huge)
@@ -63,7 +67,12 @@ void mheap_hugepages_filled(void)
 {
     size_t end = (load_rlx(&heap.used) >> PAGE_SHIFT) / ARENA_PAGES;
     for (size_t arena = FIRST_ARENA; arena < end && !hugepages.off; arena++) {
-        if (load_rlx(&hugepages.arenas[arena]) != HUGE && is_full(arena)) {
+        if (load_rlx(&hugepages.arenas[arena]) == HUGE) {
+            continue;
+        }
+        hugepages.full[arena] = is_full(arena) ? hugepages.full[arena] + 1 : 0;
+        if (hugepages.full[arena] == FULL_CYCLES) {
+            hugepages.full[arena] = 0;
             store_rlx(&hugepages.arenas[arena], (uint8_t)HUGE);
             advise(arena, 1, true);
         }
