@@ -1,7 +1,9 @@
 /* api.c - the contract: argument checks and delegation. What a function means stands in loam.h. */
 #include "gc/ends.h"
 #include "malloc/malloc.h"
+#include "sched/sched.h"
 #include "observe/observe.h"
+#include "sched/sched.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -336,6 +338,7 @@ int loam_set_max_procs(int n)
     int old = load_rlx(&gc.options.max_procs);
     if (n >= 1) {
         store_rlx(&gc.options.max_procs, n); /* relaxed: a number */
+        sched_set_procs(n);
     }
     return old;
 }

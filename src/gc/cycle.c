@@ -464,6 +464,9 @@ static void cycle(void)
     store_rel(&gc.phase, GC_MARK);  /* release: assists may begin; pairs with malloc's look */
     gc_mark_roots(&collector.work); /* [roots] */
     step(h_scan, NULL);             /* [H-SCAN] */
+    if (gc.walk_goroutines != NULL) {
+        gc.walk_goroutines(&collector.work);
+    }
     if (load_rlx(&gc.live) >= HELPERS_FROM) {
         wake_markers();
     }
@@ -782,6 +785,9 @@ static void on_fork_child(bool whole)
         store_rlx(&gc.phase, GC_OFF);
         store_rlx(&gc.black, false);
         store_rlx(&gc.marks_stale, true);
+    }
+    if (gc.goroutines_fork_child != NULL) {
+        gc.goroutines_fork_child(m_self);
     }
     if (!whole) {
         return;

@@ -145,6 +145,9 @@ void os_sleep_ns(int64_t ns); /* at least so long, signals notwithstanding; no c
 /* -- threads (thread.c) ----------------------------------------------------------------------- */
 int os_ncpu(void); /* processors this process may use, at least 1 */
 int os_gettid(void);
+void os_yield(void);
+/* Threads of the process whose name does not begin so; -1: unknown. */
+int os_count_threads(const char *but_prefix);
 
 /* A full fence in every thread of the process at some moment of the call; false: the system has none
  * (Linux before 4.14, some sandboxes). membarrier(2). */
@@ -160,6 +163,8 @@ enum os_priority {
  * value. Waits until the thread runs; it allocates in the C library, so hold no lock that malloc may
  * want. */
 int os_thread_start(void (*fn)(void *arg), void *arg, const char *name);
+/* The same for a thread that runs the program's code: its signals are as in `mask`, a sigset_t. */
+int os_thread_start_with(void (*fn)(void *arg), void *arg, const char *name, const void *mask);
 /* A hint; tid 0: the caller. Without CAP_SYS_NICE or RLIMIT_NICE >= 20 the way to LOW is one-way:
  * Linux refuses the way back, silently here. */
 void os_thread_set_priority(int tid, enum os_priority priority);
@@ -183,6 +188,9 @@ int os_signal_install(int signo, os_signal_fn *fn, bool *changed);
  * program's handler that in turn calls ours (which it found installed) is not called a second time.
  * May not return (siglongjmp). */
 void os_signal_chain(int signo, void *siginfo, void *ucontext);
+
+/* The same of a signal that ends the process where nobody handles it: it does, when the handler has returned. */
+void os_signal_chain_fault(int signo, void *siginfo, void *ucontext);
 
 /* Sent by tgkill from this process: by os_tgkill, or by a pthread_kill or raise of the program. A
  * kernel that is out of memory for signals delivers without saying by whom: so a handler answers
@@ -209,6 +217,52 @@ bool os_altstack_bounds(uintptr_t sp, uintptr_t *low, uintptr_t *high);
 
 /* Call fn(arg, sp) with every callee-saved register spilled at or above sp (spill.S). */
 void os_call_spilled(void (*fn)(void *arg, uintptr_t sp), void *arg);
+
+/* -- stacks of our own (stack.c, switch.S) ---------------------------------------------------- */
+
+/* Leave the calling stack, *save = where, and go on on the one that was left at `to`: there it is the result of the
+ * os_switch by which it was left, or the argument of its first function, that says `arg`. */
+void *os_switch(uintptr_t *save, uintptr_t to, void *arg);
+
+/* Where a fresh stack that ends at `top` begins with entry(arg), which never returns. */
+uintptr_t os_switch_prepare(uintptr_t top, void (*entry)(void *arg));
+
+/* Whoever touches [addr, addr + bytes) of committed memory gets SIGSEGV from now on. Without a mapping of its own where
+ * the kernel can (MADV_GUARD_INSTALL, Linux 6.13), else with one, of which there can be 65 530 by default
+ * (vm.max_map_count). False: refused. */
+bool os_guard(void *addr, size_t bytes);
+
+/* Has the system memory for the page at addr, which is mapped? */
+bool os_resident(void *addr);
+
+/* Return addresses of a stack that was left at sp, of which some KiB below sp are free; of the calling one where a signal's
+ * context is given. How many; 0 where the C library has no unwinder. It allocates at its first call: os_backtrace_prepare. */
+size_t os_backtrace_of(uintptr_t sp, void **pcs, size_t n);
+size_t os_backtrace_context(const void *ucontext, void **pcs, size_t n);
+void os_backtrace_write(void **pcs, size_t n, int fd); /* a line for each; allocates nothing */
+void os_backtrace_prepare(void);
+
+/* An alternate signal stack for the calling thread, if it has none; it lasts as long as the thread. False: no memory. */
+bool os_altstack_install(void);
+/* Handlers of faults (SIGSEGV, SIGBUS) are given the address. */
+uintptr_t os_fault_address(const void *siginfo);
+
+/* -- events of descriptors (poll.c) ----------------------------------------------------------- */
+
+struct os_poll_event {
+    int fd;
+    int events; /* poll's */
+};
+
+/* One set for the process. 0, or an errno value. Any thread. */
+int os_poll_open(void);
+/* Say once when one of poll's events (0: none any more) is there at fd; what was asked for it before is
+ * forgotten. 0, or an errno value: EBADF, ENOMEM; EPERM: always ready. */
+int os_poll_ask(int fd, int events);
+/* How many came, at most n; waits for at most ns (< 0: without end), until os_poll_wake. */
+int os_poll_wait(struct os_poll_event *events, int n, int64_t ns);
+void os_poll_wake(void); /* who waits comes back soon; if nobody does, who waits next */
+void os_poll_fork_child(void);
 
 /* -- modules (modules.c) ----------------------------------------------------------------------
  * All of these but os_stores_restart take the loader's lock, and a dlclose on another thread calls

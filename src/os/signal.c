@@ -152,6 +152,18 @@ void os_signal_chain(int signo, void *siginfo, void *ucontext)
     uc->uc_link = link;
 }
 
+void os_signal_chain_fault(int signo, void *siginfo, void *ucontext)
+{
+    if (signo > 0 && signo < SIGNAL_COUNT && load_rlx(&signal_previous[signo]) == 0) {
+        struct sigaction none;
+        memset(&none, 0, sizeof none);
+        none.sa_handler = SIG_DFL;
+        (void)sigaction(signo, &none, NULL); /* what faulted does it again */
+        return;
+    }
+    os_signal_chain(signo, siginfo, ucontext);
+}
+
 bool os_signal_is_ours(const void *siginfo)
 {
     const siginfo_t *si = siginfo;

@@ -10,15 +10,18 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "os/os.h"
+#include "os/os_internal.h"
 
 #include "base/bits.h"
+#include "os/os.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -70,6 +73,31 @@ bool os_fence_threads(void)
 int os_gettid(void)
 {
     return (int)syscall(SYS_gettid);
+}
+
+void os_yield(void)
+{
+    (void)sched_yield();
+}
+
+int os_count_threads(const char *but_prefix)
+{
+    int saved_errno = errno;
+    int count = -1;
+    DIR *tasks = opendir("/proc/self/task");
+    if (tasks != NULL) {
+        count = 0;
+        for (struct dirent *e; (e = readdir(tasks)) != NULL;) {
+            char path[64 + sizeof e->d_name];
+            char name[64];
+            snprintf(path, sizeof path, "/proc/self/task/%s/comm", e->d_name);
+            bool is_task = e->d_name[0] != '.' && file_read(path, name, sizeof name);
+            count += is_task && strncmp(name, but_prefix, strlen(but_prefix)) != 0;
+        }
+        (void)closedir(tasks);
+    }
+    errno = saved_errno;
+    return count;
 }
 
 int os_tgkill(int tid, int signo)
@@ -129,16 +157,21 @@ static int thread_create(struct thread_start *start)
 
 int os_thread_start(void (*fn)(void *arg), void *arg, const char *name)
 {
+    sigset_t all;
+    sigfillset(&all);
+    return os_thread_start_with(fn, arg, name, &all);
+}
+
+int os_thread_start_with(void (*fn)(void *arg), void *arg, const char *name, const void *mask)
+{
     if (os_fault()) {
         return EAGAIN;
     }
     struct thread_start start = {.fn = fn, .arg = arg};
     strncpy(start.name, name, sizeof(start.name) - 1);
 
-    sigset_t all;
     sigset_t old;
-    sigfillset(&all);
-    int err = pthread_sigmask(SIG_SETMASK, &all, &old); /* the new thread inherits it */
+    int err = pthread_sigmask(SIG_SETMASK, mask, &old); /* the new thread inherits it */
     if (err != 0) {
         return err;
     }

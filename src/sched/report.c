@@ -1,0 +1,175 @@
+/* report.c - what each goroutine does, for people: asked for, when all wait for ever, and in a crash.
+ *
+ * Model       A parked stack is walked by the C library's unwinder, which is led onto it by a frame that looks as if the
+ *             goroutine had called us from where it was left (os_backtrace_of). It runs on that stack, below what is in
+ *             use, so the goroutine is claimed meanwhile, as by the collector.
+ * From Go     traceback.go, checkdead; differs: a process whose other threads may still wake a goroutine is not stuck.
+ * Tests       tests/api/channels.c (the report of a deadlock), tests/api/goroutines.c (an overflow)
+ */
+#include "sched/sched.h"
+
+#include "base/check.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <loam/sched.h>
+
+enum {
+    FRAMES = 32,
+    ROOM_BYTES = 16 << 10, /* of a stack, for the unwinder */
+    CRASH_MOST = 100,      /* goroutines told of in a crash */
+};
+
+static bool put(int fd, const char *text, size_t n)
+{
+    while (n != 0) {
+        ssize_t done = write(fd, text, n);
+        if (done < 0 && errno != EINTR) {
+            return false;
+        }
+        text += done > 0 ? done : 0;
+        n -= done > 0 ? (size_t)done : 0;
+    }
+    return true;
+}
+
+PRINTF_LIKE(2, 3) static bool say(int fd, const char *fmt, ...)
+{
+    char line[256];
+    va_list args;
+    va_start(args, fmt);
+    int n = vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    return n < 0 || put(fd, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+}
+
+static bool say_head(int fd, const struct g *g, const char *state)
+{
+    return say(fd, "goroutine %llu [%s]%s%s:\n", (unsigned long long)g->id, state,
+               g->name[0] != 0 ? " " : "", g->name);
+}
+
+static bool report_one(int fd, struct g *g)
+{
+    uint32_t parked = G_PARKED;
+    bool ok = true;
+    if (load_acq(&g->status) == G_RUNNING) {
+        return say_head(fd, g, "running") && put(fd, "\n", 1);
+    }
+    if (!cas_acqrel(&g->status, &parked, G_CLAIMED)) { /* acquire: as the collector's claim */
+        return true;
+    }
+    const char *why = load_rlx(&g->why);
+    ok = say_head(fd, g, why != NULL ? why : "runnable");
+    void *pcs[FRAMES];
+    size_t n = g->sp - g->stack_low > ROOM_BYTES ? os_backtrace_of(g->sp, pcs, FRAMES) : 0;
+    store_rel(&g->status, (uint32_t)G_PARKED); /* release: the stack; pairs with claim_to_run */
+    if (n != 0) {
+        os_backtrace_write(pcs, n, fd);
+    }
+    return ok && put(fd, "\n", 1);
+}
+
+static int report(int fd, uint32_t most)
+{
+    uint32_t told = 0;
+    for (uint32_t i = 0; i < allg_count(); i++) {
+        struct g *g = allg_get(i);
+        uint32_t status = load_acq(&g->status);
+        if (status == G_DEAD) {
+            continue;
+        }
+        if (told++ == most) {
+            (void)say(fd, "... and more\n");
+            break;
+        }
+        if (!report_one(fd, g)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int loam_write_goroutines(int fd)
+{
+    return report(fd, UINT32_MAX);
+}
+
+/* -- all wait ---------------------------------------------------------------------------------- */
+
+static bool all_wait_locked(void)
+{
+    return sched.nidle_workers == sched.nworkers && sched.starting == 0 && sched.global.n == 0 &&
+           load_rlx(&sched.ngs) != 0 && netpoll_waiters() == 0 && timers_next() == INT64_MAX;
+}
+
+/* No thread of the program could wake anybody: each of them waits for a goroutine. */
+static bool no_thread_runs(void)
+{
+    int others = os_count_threads("loam-");
+    return others >= 0 && (uint32_t)others <= load_acq(&sched.waiting_threads);
+}
+
+void report_if_stuck(void)
+{
+    mutex_lock(&sched.lock);
+    bool stuck = all_wait_locked();
+    mutex_unlock(&sched.lock);
+    if (!stuck || !no_thread_runs()) {
+        return;
+    }
+    mutex_lock(&sched.lock);
+    stuck = all_wait_locked();
+    mutex_unlock(&sched.lock);
+    if (stuck && no_thread_runs()) {
+        static const char what[] = "loam: fatal: all goroutines are asleep - deadlock!\n\n";
+        (void)put(STDERR_FILENO, what, sizeof what - 1);
+        (void)report(STDERR_FILENO, UINT32_MAX);
+        _exit(2); /* Go's */
+    }
+}
+
+/* -- crashes ----------------------------------------------------------------------------------- */
+
+static struct g *crashed_on(void)
+{
+    struct worker *w = sched_worker();
+    return w == NULL ? NULL : w->g;
+}
+
+/* On the alternate stack. What the program has for the signal goes first; without that the process dies of it. */
+static void on_fault(int signo, void *info, void *ucontext)
+{
+    static _Atomic bool told;
+    int saved_errno = errno;
+    struct g *g = crashed_on();
+    uintptr_t at = os_fault_address(info);
+    bool first = g != NULL && !xchg_rlx(&told, true); /* relaxed: once is enough */
+    if (first && stack_guards(g, at)) {
+        (void)say(STDERR_FILENO,
+                  "loam: fatal: the stack of goroutine %llu %s is full: it has %zu KiB "
+                  "(loam_go_options.stack_bytes asks for more)\n",
+                  (unsigned long long)g->id, g->name, (g->stack_high - g->stack_low) >> 10);
+    }
+    if (first) {
+        (void)say_head(STDERR_FILENO, g, signo == SIGBUS ? "bus error" : "segmentation fault");
+        void *pcs[FRAMES];
+        size_t n = os_backtrace_context(ucontext, pcs, FRAMES);
+        os_backtrace_write(pcs, n, STDERR_FILENO);
+        (void)put(STDERR_FILENO, "\n", 1);
+        (void)report(STDERR_FILENO, CRASH_MOST);
+    }
+    errno = saved_errno;
+    os_signal_chain_fault(signo, info, ucontext);
+}
+
+void report_init(void)
+{
+    (void)os_signal_install(SIGSEGV, on_fault, NULL);
+    (void)os_signal_install(SIGBUS, on_fault, NULL);
+}

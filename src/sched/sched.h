@@ -1,0 +1,220 @@
+/* sched.h - goroutines (G), the threads that run them (M, here `worker`), and the right to run one (P).
+ *
+ *   sched.c    queues, parking and waking, workers, the monitor
+ *   stack.c    stacks
+ *   chan.c     channels and select            sync.c   wait groups and mutexes
+ *   timer.c    sleeping                       netpoll.c  descriptors
+ *   gscan.c    what the collector does with goroutines
+ *   report.c   what each goroutine does, for people
+ *
+ * A function that says MAY_SWITCH may come back on another thread: what was read from m_self before is stale.
+ */
+#ifndef SCHED_SCHED_H
+#define SCHED_SCHED_H
+
+#include "gc/gc.h"
+#include "malloc/malloc.h"
+
+enum {
+    RUNQ_SLOTS = 256, /* Go's */
+    GFREE_MOST = 64,  /* ended goroutines that a P keeps, Go's */
+    NAME_BYTES = 32,
+};
+
+enum g_status {
+    G_DEAD,    /* ended, or not yet started: on a free list */
+    G_PARKED,  /* waits, or is in a queue; its registers lie at sp */
+    G_RUNNING, /* on a worker, or on its way from or to one */
+    G_CLAIMED, /* as G_PARKED or G_DEAD, and the collector looks at its stack */
+};
+
+/* A goroutine. Never freed; fields are written by itself, or by who has it while it is parked. */
+struct g {
+    uintptr_t sp;                    /* while parked */
+    uintptr_t stack_low, stack_high; /* [guard.. low, high) */
+    _Atomic uint32_t status;         /* enum g_status */
+    _Atomic uint32_t scanned;        /* the last cycle in which its stack was scanned while it was parked */
+    struct g *next;                  /* in the queue or the free list that it is on */
+    void (*fn)(void *arg);
+    _Atomic uintptr_t arg; /* until it starts: a root */
+    uint64_t id;
+    _Atomic(const char *) why; /* what it waits for; NULL: for a processor */
+    int64_t deadline;          /* of its timer; under timers.lock */
+    struct waiter *timed;      /* what the timer decides; NULL: it alone wakes the goroutine */
+    uint32_t timer;            /* its place in the heap of timers, from 1; 0: none; under timers.lock */
+    uint8_t stack_class;
+    uint8_t dead_cycles; /* ends of cycles since it ended */
+    bool cold; /* dead: its stack has no memory */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    void *fiber; /* the sanitizer's; of ASan the fake stack */
+#endif
+    char name[NAME_BYTES];
+};
+
+struct gqueue {
+    struct g *head, *tail;
+    uint32_t n;
+};
+
+/* The right to run goroutines: GOMAXPROCS of them. Fields without a word: of the worker that owns it, while it is busy. */
+struct p {
+    _Atomic uint32_t head;    /* of ring: owner and thieves take */
+    _Atomic uint32_t tail;    /* the owner puts */
+    _Atomic(struct g *) next; /* runs before the ring; thieves take it late */
+    _Atomic(struct g *) ring[RUNQ_SLOTS];
+
+    _Atomic(struct worker *) owner; /* NULL: idle; see [p.retake] in sched.c */
+    _Atomic bool retake;            /* the monitor decides whether to take it */
+    _Atomic bool preempt;           /* its goroutine has run for long: it yields at its next call */
+    struct mutex retake_lock;
+    _Atomic uint32_t tick; /* goroutines it has run */
+    uint32_t id;
+    bool retired;        /* not among GOMAXPROCS; under sched.lock */
+    struct p *idle_next; /* under sched.lock */
+    uint64_t rng;
+    struct g *free;
+    uint32_t nfree;
+
+    /* The monitor's. */
+    uint32_t seen_tick;
+    int64_t seen_at;
+    bool seen_blocked;
+} CACHE_ALIGNED;
+
+/* A thread that runs goroutines. Its own stack is that of g0, where the scheduler runs when it has none. */
+struct worker {
+    struct m *m;
+    struct p *p; /* NULL: it has lost it, or is idle */
+    struct g *g; /* NULL: on its own stack */
+    struct g g0;
+    /* What is to be done on the next stack, once the one that is left can be used by others. */
+    struct g *left;
+    void (*after)(struct g *left, void *arg);
+    void *after_arg;
+    bool spinning;         /* looks for work in others' queues, counted in sched.spinning */
+    _Atomic uint32_t wake; /* futex: 1: it has been given a P, or work */
+    struct worker *idle_next; /* under sched.lock */
+    struct worker *all_next;
+};
+
+struct sched {
+    struct mutex lock; /* what follows up to a blank line */
+    struct gqueue global;
+    struct g *free; /* ended goroutines beyond what Ps keep */
+    struct p *idle_ps;
+    struct worker *idle_workers;
+    uint32_t nworkers, nidle_workers, starting; /* starting: asked of the monitor, or not yet there */
+    struct worker *workers;
+
+    _Atomic uint32_t nglobal;  /* global.n, for who has no lock */
+    _Atomic uint32_t nidle_ps;
+    _Atomic uint32_t spinning;
+    _Atomic uint64_t ngs;     /* that have not ended */
+    _Atomic uint64_t next_id;
+    _Atomic uint32_t waiting_threads; /* plain threads that wait for goroutines */
+    struct p *ps;
+    int max_ps;        /* entries of ps */
+    _Atomic int procs; /* of these in use */
+    _Atomic bool started;
+    _Atomic bool polling;       /* a worker waits in the poll, or for the next timer */
+    _Atomic int64_t poll_until; /* and until then; INT64_MAX: without end */
+    _Atomic int64_t polled_at;
+    uint64_t mask[16]; /* signals of a worker */
+};
+
+extern HIDDEN struct sched sched;
+
+/* -- sched.c ----------------------------------------------------------------------------------- */
+
+/* The library's part of a call: from sched_enter to sched_leave m is busy. */
+struct worker *sched_worker(void); /* of the calling thread, read anew; NULL: a plain thread */
+
+enum sched_call { SCHED_STAYS, SCHED_PARKS };
+/* NULL and errno: memory. For SCHED_PARKS: MAY_SWITCH, so that a worker has a P. */
+struct m *sched_enter(enum sched_call call);
+/* The calling thread's, after a switch. */
+void sched_leave(enum sched_call call);
+
+/* Who waits: a goroutine, or a plain thread in a futex. Lies on its stack. */
+struct waiter {
+    struct g *g;
+    _Atomic uint32_t woken;
+    _Atomic uint32_t decided; /* where several may wake it: WAITER_..., by the first; 0: none yet */
+};
+enum { WAITER_CHOSEN = 1, WAITER_LATE };
+void waiter_init(struct waiter *w);
+/* Busy. Leave the processor until waiter_wake. after(g, arg) runs as soon as others may wake it (g NULL: a thread).
+ * MAY_SWITCH; still busy. */
+void waiter_park(struct waiter *w, void (*after)(struct g *g, void *arg), void *arg,
+                 const char *why);
+void waiter_wake(struct waiter *w); /* busy; no lock that who wakes may want */
+
+void sched_ready(struct g *g);               /* busy */
+void sched_ready_list(struct gqueue *ready); /* the same of several; not a worker's, perhaps */
+void sched_set_procs(int n);                 /* GOMAXPROCS has changed */
+void sched_fork_child(struct m *self);
+bool sched_start(void);                      /* false and errno */
+void sched_poke_poller(int64_t when);        /* there is something to wait for no longer than `when` */
+_Noreturn COLD void sched_misuse(const char *what);
+
+ALWAYS_INLINE void gqueue_put(struct gqueue *q, struct g *g)
+{
+    g->next = NULL;
+    if (q->tail != NULL) {
+        q->tail->next = g;
+    } else {
+        q->head = g;
+    }
+    q->tail = g;
+    q->n++;
+}
+
+ALWAYS_INLINE struct g *gqueue_take(struct gqueue *q)
+{
+    struct g *g = q->head;
+    if (g != NULL) {
+        q->head = g->next;
+        q->tail = q->head == NULL ? NULL : q->tail;
+        q->n--;
+    }
+    return g;
+}
+
+/* -- stack.c ----------------------------------------------------------------------------------- */
+enum { STACK_DEFAULT_CLASS = 2 }; /* 256 KiB */
+bool stack_class_for(size_t bytes, uint8_t *class); /* false: too much */
+bool stack_alloc(struct g *g, uint8_t class);       /* false: no memory or addresses */
+void stack_free(struct g *g);
+void stack_discard(struct g *g);            /* all of it, it is not in use */
+void stack_shrink(struct g *g, uintptr_t sp); /* what was used below sp and is not now */
+bool stack_guards(const struct g *g, uintptr_t addr);
+
+/* -- timer.c ----------------------------------------------------------------------------------- */
+/* Busy. Wake g at deadline unless it is stopped before. False: no memory. */
+bool timer_start(struct g *g, int64_t deadline);
+bool timer_stop(struct g *g); /* true: it has not fired, and does not */
+bool timers_take(struct gqueue *ready, int64_t now);
+int64_t timers_next(void); /* INT64_MAX: none */
+void timers_fork_child(void);
+
+/* -- netpoll.c --------------------------------------------------------------------------------- */
+uint32_t netpoll_waiters(void);
+int netpoll_open(void); /* 0, or an errno value */
+bool netpoll(struct gqueue *ready, int64_t ns); /* true: something happened */
+void netpoll_fork_child(void);
+
+/* -- gscan.c ----------------------------------------------------------------------------------- */
+struct g *allg_new(void);               /* registered; NULL: no memory */
+struct g *allg_get(uint32_t index);     /* below allg_count */
+uint32_t allg_count(void);
+void gscan_resume(struct m *m, struct g *g); /* g is about to run: its stack, if a cycle still wants it */
+void gscan_born(struct m *m, struct g *g, uintptr_t arg); /* not yet parked */
+void gscan_init(void);
+void gscan_fork_child(void);
+
+/* -- report.c ---------------------------------------------------------------------------------- */
+void report_goroutines(int fd);
+void report_if_stuck(void); /* not busy, or on a worker's own stack; ends the process when nothing can go on any more */
+void report_init(void); /* crashes name the goroutine */
+
+#endif
