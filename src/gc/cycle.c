@@ -150,6 +150,9 @@ static void on_detach(struct m *m)
     add_rlx(&gc.pause_total, load_rlx(&m->pause_total_ns));
     take_max(&m->pause_max_ns, &gc.pause_max); /* under world.lock, as take_pauses */
     take_max(&m->answer_max_ns, &gc.answer_max);
+    if (gc.thread_ended != NULL) {
+        gc.thread_ended();
+    }
 }
 
 /* -- marking ----------------------------------------------------------------------------------- */

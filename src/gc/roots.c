@@ -549,10 +549,6 @@ void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintp
     for (size_t i = 0; i < roots.pins.capacity; i++) {
         fn(arg, "pin", 0, roots.pins.slots[i].start);
     }
-    e.kind = "goroutine";
-    if (gc.each_parked != NULL) {
-        gc.each_parked(each_word, &e);
-    }
     mutex_lock(&world.lock);
     for (struct m *m = world.ms; m != NULL; m = m->next) {
         /* acquire: the context; pairs with answer_stop and m_enter_blocking. Who runs has attached just now

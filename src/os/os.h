@@ -146,8 +146,9 @@ void os_sleep_ns(int64_t ns); /* at least so long, signals notwithstanding; no c
 int os_ncpu(void); /* processors this process may use, at least 1 */
 int os_gettid(void);
 void os_yield(void);
-/* Threads of the process whose name does not begin so; -1: unknown. */
-int os_count_threads(const char *but_prefix);
+/* Threads of the process that os_thread_start has not made; -1: unknown. */
+int os_count_threads(void);
+void os_thread_fork_child(void); /* there are none */
 
 /* A full fence in every thread of the process at some moment of the call; false: the system has none
  * (Linux before 4.14, some sandboxes). membarrier(2). */
@@ -163,8 +164,6 @@ enum os_priority {
  * value. Waits until the thread runs; it allocates in the C library, so hold no lock that malloc may
  * want. */
 int os_thread_start(void (*fn)(void *arg), void *arg, const char *name);
-/* The same for a thread that runs the program's code: its signals are as in `mask`, a sigset_t. */
-int os_thread_start_with(void (*fn)(void *arg), void *arg, const char *name, const void *mask);
 /* A hint; tid 0: the caller. Without CAP_SYS_NICE or RLIMIT_NICE >= 20 the way to LOW is one-way:
  * Linux refuses the way back, silently here. */
 void os_thread_set_priority(int tid, enum os_priority priority);
@@ -251,14 +250,16 @@ uintptr_t os_fault_address(const void *siginfo);
 
 struct os_poll_event {
     int fd;
-    int events; /* poll's */
+    uint32_t ask; /* the number of the ask that it answers */
+    int events;   /* poll's */
 };
 
 /* One set for the process. 0, or an errno value. Any thread. */
 int os_poll_open(void);
-/* Say once when one of poll's events (0: none any more) is there at fd; what was asked for it before is
- * forgotten. 0, or an errno value: EBADF, ENOMEM; EPERM: always ready. */
-int os_poll_ask(int fd, int events);
+/* Say once when one of poll's events is there at fd; what was asked for it before is forgotten, unless the number meant
+ * another file then, which is still open elsewhere: that is known by the number of the ask. 0, or an errno value: EBADF,
+ * ENOMEM; EPERM: always ready. */
+int os_poll_ask(int fd, int events, uint32_t ask);
 /* How many came, at most n; waits for at most ns (< 0: without end), until os_poll_wake. */
 int os_poll_wait(struct os_poll_event *events, int n, int64_t ns);
 void os_poll_wake(void); /* who waits comes back soon; if nobody does, who waits next */

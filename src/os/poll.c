@@ -2,7 +2,8 @@
  *
  * Purpose     The scheduler's waits for descriptors; epoll(7).
  * Model       Each descriptor is armed for one event at a time (EPOLLONESHOT): what is registered is never older than the last
- *             ask, so a number that was closed and given out anew needs no word of ours.
+ *             ask, so a number that was closed and given out anew needs no word of ours; a file that lives on under another
+ *             number answers with the number of an old ask.
  * Locking     none: the kernel's.
  * Tests       tests/api/goroutine_io.c
  */
@@ -26,7 +27,7 @@ _Static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI &
 enum { AT_ONCE = 128 };
 
 static int set = -1;
-static int bell = -1; /* an eventfd in the set, edge-triggered: it is never read */
+static int bell = -1; /* an eventfd in the set; rings until somebody who waits has heard it */
 
 int os_poll_open(void)
 {
@@ -38,7 +39,7 @@ int os_poll_open(void)
         return errno;
     }
     int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = -1};
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = UINT32_MAX};
     if (wake < 0 || epoll_ctl(fd, EPOLL_CTL_ADD, wake, &event) != 0) {
         int err = errno;
         (void)close(fd);
@@ -52,13 +53,14 @@ int os_poll_open(void)
     return 0;
 }
 
-int os_poll_ask(int fd, int events)
+int os_poll_ask(int fd, int events, uint32_t ask)
 {
     if (os_fault()) {
         return ENOMEM;
     }
     int saved_errno = errno;
-    struct epoll_event event = {.events = (uint32_t)events | EPOLLONESHOT, .data.fd = fd};
+    struct epoll_event event = {.events = (uint32_t)events | EPOLLONESHOT, 
+                                .data.u64 = (uint64_t)ask << 32 | (uint32_t)fd};
     int err = epoll_ctl(set, EPOLL_CTL_MOD, fd, &event) == 0 ? 0 : errno;
     if (err == ENOENT) {
         err = epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : errno;
@@ -90,14 +92,19 @@ int os_poll_wait(struct os_poll_event *events, int n, int64_t ns)
     struct epoll_event found[AT_ONCE];
     int saved_errno = errno;
     int got = wait_for(found, n < AT_ONCE ? n : AT_ONCE, ns);
-    errno = saved_errno;
     int count = 0;
     for (int i = 0; i < got; i++) {
-        if (found[i].data.fd >= 0) {
-            events[count++] =
-                (struct os_poll_event){found[i].data.fd, (int)(found[i].events & 0xffff)};
+        uint64_t data = found[i].data.u64;
+        uint64_t rings;
+        if ((uint32_t)data == UINT32_MAX) {
+            /* Not by who only looks: it is meant for who waits. */
+            (void)!(ns != 0 && read(bell, &rings, sizeof rings));
+        } else {
+            events[count++] = (struct os_poll_event){(int)(uint32_t)data, (uint32_t)(data >> 32),
+                                                     (int)(found[i].events & 0xffff)};
         }
     }
+    errno = saved_errno;
     return count;
 }
 

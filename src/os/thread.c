@@ -10,10 +10,9 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "os/os_internal.h"
+#include "os/os.h"
 
 #include "base/bits.h"
-#include "os/os.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -21,7 +20,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -37,6 +35,8 @@
 #define THREAD_NAME_SIZE 16       /* the kernel's, with the zero */
 #define STACK_BOUND_MOST GIB(1)   /* of a main thread without limit */
 #define AFFINITY_WORDS 128        /* 8192 processors, the most that Linux is built for */
+
+static _Atomic int own_threads; /* from before they exist until they are about to end */
 
 int os_ncpu(void)
 {
@@ -80,24 +80,25 @@ void os_yield(void)
     (void)sched_yield();
 }
 
-int os_count_threads(const char *but_prefix)
+int os_count_threads(void)
 {
     int saved_errno = errno;
     int count = -1;
     DIR *tasks = opendir("/proc/self/task");
     if (tasks != NULL) {
-        count = 0;
+        count = -load_rlx(&own_threads);
         for (struct dirent *e; (e = readdir(tasks)) != NULL;) {
-            char path[64 + sizeof e->d_name];
-            char name[64];
-            snprintf(path, sizeof path, "/proc/self/task/%s/comm", e->d_name);
-            bool is_task = e->d_name[0] != '.' && file_read(path, name, sizeof name);
-            count += is_task && strncmp(name, but_prefix, strlen(but_prefix)) != 0;
+            count += e->d_name[0] != '.';
         }
         (void)closedir(tasks);
     }
     errno = saved_errno;
     return count;
+}
+
+void os_thread_fork_child(void)
+{
+    store_rlx(&own_threads, 0);
 }
 
 int os_tgkill(int tid, int signo)
@@ -129,6 +130,7 @@ static void *thread_main(void *p)
     /* The starter may have gone already: a wake of a word nobody sleeps on is harmless. */
     os_futex_wake(&start->taken, 1);
     fn(arg);
+    sub_rlx(&own_threads, 1); /* relaxed, here and below: a number */
     return NULL;
 }
 
@@ -157,27 +159,24 @@ static int thread_create(struct thread_start *start)
 
 int os_thread_start(void (*fn)(void *arg), void *arg, const char *name)
 {
-    sigset_t all;
-    sigfillset(&all);
-    return os_thread_start_with(fn, arg, name, &all);
-}
-
-int os_thread_start_with(void (*fn)(void *arg), void *arg, const char *name, const void *mask)
-{
     if (os_fault()) {
         return EAGAIN;
     }
     struct thread_start start = {.fn = fn, .arg = arg};
     strncpy(start.name, name, sizeof(start.name) - 1);
 
+    sigset_t all;
     sigset_t old;
-    int err = pthread_sigmask(SIG_SETMASK, mask, &old); /* the new thread inherits it */
+    sigfillset(&all);
+    int err = pthread_sigmask(SIG_SETMASK, &all, &old); /* the new thread inherits it */
     if (err != 0) {
         return err;
     }
+    add_rlx(&own_threads, 1);
     err = thread_create(&start);
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (err != 0) {
+        sub_rlx(&own_threads, 1);
         return err;
     }
     /* acquire: pairs with thread_main; it reads *start no more. */

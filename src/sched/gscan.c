@@ -120,19 +120,6 @@ static void walk(struct gcwork *w)
     gcwork_publish(w);
 }
 
-/* For the second marker: the world is stopped. */
-static void each_parked(void (*fn)(void *arg, uintptr_t start, size_t bytes), void *arg)
-{
-    uint32_t n = allg_count();
-    for (uint32_t i = 0; i < n; i++) {
-        struct g *g = allg_get(i);
-        if (load_acq(&g->status) == G_PARKED) {
-            fn(arg, (uintptr_t)&g->arg, sizeof g->arg);
-            fn(arg, g->sp, g->stack_high - g->sp);
-        }
-    }
-}
-
 COLD static void scan_first(struct m *m, struct g *g)
 {
     struct phase_hold h = gc_hold_phase(m);
@@ -164,8 +151,8 @@ void gscan_born(struct m *m, struct g *g, uintptr_t arg)
 void gscan_init(void)
 {
     gc.walk_goroutines = walk;
-    gc.each_parked = each_parked;
     gc.goroutines_fork_child = sched_fork_child;
+    gc.thread_ended = sched_thread_ended;
 }
 
 void gscan_fork_child(void)

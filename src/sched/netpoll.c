@@ -27,6 +27,7 @@ enum {
     BLOCK = 1024,
     BLOCKS_MAX = 1 << 13, /* 8 million descriptors */
     EVENTS = 128,
+    FULL_PAUSE_NS = 1000000,
     ALWAYS = POLLERR | POLLHUP | POLLNVAL,
 };
 
@@ -39,6 +40,7 @@ struct fd_wait {
 
 struct fd_list {
     struct mutex lock;
+    uint32_t asks; /* the number of the last one */
     struct fd_wait *first;
 };
 
@@ -106,23 +108,24 @@ static void unlink_locked(struct fd_list *l, struct fd_wait *w)
     sub_rlx(&polls.waiters, 1u);
 }
 
-static int wanted_locked(const struct fd_list *l)
+/* For all that wait. 0, or an errno value. */
+static int ask_locked(struct fd_list *l, int fd)
 {
     int events = 0;
     for (const struct fd_wait *w = l->first; w != NULL; w = w->next) {
         events |= w->events;
     }
-    return events;
+    return events == 0 ? 0 : os_poll_ask(fd, events, ++l->asks);
 }
 
-static void happened(struct gqueue *ready, int fd, int events)
+static void happened(struct gqueue *ready, int fd, uint32_t ask, int events)
 {
     struct fd_list *l = list_of(fd);
     if (l == NULL) {
         return;
     }
     mutex_lock(&l->lock);
-    for (struct fd_wait *w = l->first, *next; w != NULL; w = next) {
+    for (struct fd_wait *w = ask == l->asks ? l->first : NULL, *next; w != NULL; w = next) {
         next = w->next;
         int got = events & (w->events | ALWAYS);
         uint32_t undecided = 0;
@@ -135,9 +138,8 @@ static void happened(struct gqueue *ready, int fd, int events)
             gqueue_put(ready, w->waiter.g);
         }
     }
-    int rest = wanted_locked(l);
-    if (rest != 0) {
-        (void)os_poll_ask(fd, rest); /* closed meanwhile: who waits for it waits on */
+    if (ask == l->asks) {
+        (void)ask_locked(l, fd); /* closed meanwhile: who waits for it waits on */
     }
     mutex_unlock(&l->lock);
 }
@@ -147,7 +149,7 @@ bool netpoll(struct gqueue *ready, int64_t ns)
     struct os_poll_event events[EVENTS];
     int n = os_poll_wait(events, EVENTS, ns);
     for (int i = 0; i < n; i++) {
-        happened(ready, events[i].fd, events[i].events);
+        happened(ready, events[i].fd, events[i].ask, events[i].events);
     }
     return n > 0;
 }
@@ -196,7 +198,7 @@ static void unlock_list(struct g *g, void *lock)
 static void park_until(struct fd_list *l, struct fd_wait *w, int64_t deadline)
 {
     struct g *g = w->waiter.g;
-    bool timed = deadline >= 0;
+    bool timed = deadline >= 0 && deadline != INT64_MAX;
     if (timed) {
         g->timed = &w->waiter;
         timed = timer_start(g, deadline); /* no memory: without end */
@@ -230,7 +232,7 @@ static int wait_parked(int fd, int events, int64_t deadline)
     waiter_init(&w.waiter);
     mutex_lock(&l->lock);
     link_locked(l, &w);
-    int err = os_poll_ask(fd, wanted_locked(l));
+    int err = ask_locked(l, fd);
     if (err != 0) {
         unlink_locked(l, &w);
         mutex_unlock(&l->lock);
@@ -276,8 +278,7 @@ static bool wait_for(int fd, int events)
     if (!on_goroutine()) {
         return wait_blocking(fd, events, -1) >= 0;
     }
-    int got = wait_parked(fd, events, -1);
-    return got >= 0;
+    return wait_parked(fd, events, -1) >= 0;
 }
 
 /* -- system calls ------------------------------------------------------------------------------ */
@@ -304,36 +305,6 @@ enum way { WITHOUT_WAITING, BLOCKING };
 
 typedef ssize_t call_fn(int fd, const struct iovec *iov, int flags, enum way way);
 
-/* A call that does not wait, and parks where it would have; or, where the system has no such call, a blocking one. */
-static ssize_t call(call_fn *fn, int fd, void *buf, size_t n, int flags, int events)
-{
-    struct iovec iov = {buf, n};
-    bool can = on_goroutine();
-    for (;;) {
-        ssize_t r;
-        if (can) {
-            r = fn(fd, &iov, flags, WITHOUT_WAITING);
-            if (r < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL)) {
-                can = false;
-                (void)wait_for(fd, events); /* of a terminal, for example */
-            }
-        } else {
-            r = 0;
-        }
-        if (!can) {
-            struct m *m = begin_blocking();
-            r = fn(fd, &iov, flags, BLOCKING);
-            end_blocking(m);
-        }
-        if (r >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
-            return r;
-        }
-        if (!wait_for(fd, events)) {
-            can = false; /* a file on disk, not in memory yet; or the call tells what is wrong */
-        }
-    }
-}
-
 static ssize_t call_read(int fd, const struct iovec *iov, int flags, enum way way)
 {
     (void)flags;
@@ -356,6 +327,37 @@ static ssize_t call_recv(int fd, const struct iovec *iov, int flags, enum way wa
 static ssize_t call_send(int fd, const struct iovec *iov, int flags, enum way way)
 {
     return send(fd, iov->iov_base, iov->iov_len, flags | (way == BLOCKING ? 0 : MSG_DONTWAIT));
+}
+
+/* A call that does not wait, and parks where it would have; or, where the system has no such call, a blocking one. */
+static ssize_t call(call_fn *fn, int fd, void *buf, size_t n, int flags, int events)
+{
+    struct iovec iov = {buf, n};
+    bool can = on_goroutine();
+    for (;;) {
+        ssize_t r;
+        if (can) {
+            r = fn(fd, &iov, flags, WITHOUT_WAITING);
+            if (r < 0 && (errno == EOPNOTSUPP || errno == ENOSYS) &&
+                (fn == call_read || fn == call_write)) {
+                can = false;
+                (void)wait_for(fd, events); /* of a terminal, for example */
+            }
+        } else {
+            r = 0;
+        }
+        if (!can) {
+            struct m *m = begin_blocking();
+            r = fn(fd, &iov, flags, BLOCKING);
+            end_blocking(m);
+        }
+        if (r >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
+            return r;
+        }
+        if (!wait_for(fd, events)) {
+            can = false; /* a file on disk, not in memory yet; or the call tells what is wrong */
+        }
+    }
 }
 
 ssize_t loam_read(int fd, void *buf, size_t n)
@@ -381,10 +383,17 @@ ssize_t loam_send(int fd, const void *buf, size_t n, int flags)
                : call(call_send, fd, (void *)(uintptr_t)buf, n, flags, POLLOUT);
 }
 
+static bool listens(int fd)
+{
+    int yes = 0;
+    socklen_t len = sizeof yes;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &len) == 0 && yes != 0;
+}
+
 int loam_accept(int fd, struct sockaddr *addr, socklen_t *len)
 {
     int flags = fcntl(fd, F_GETFL);
-    bool tries = flags >= 0 && (flags & O_NONBLOCK) != 0;
+    bool tries = (flags >= 0 && (flags & O_NONBLOCK) != 0) || !listens(fd);
     for (;;) {
         if (!tries && on_goroutine()) {
             (void)wait_for(fd, POLLIN); /* else somebody may be quicker, and this thread blocks */
@@ -401,15 +410,19 @@ int loam_accept(int fd, struct sockaddr *addr, socklen_t *len)
     }
 }
 
-static int finish_connect(int fd)
+static int finish_connect(int fd, const struct sockaddr *addr, socklen_t addr_len)
 {
     int err = 0;
     socklen_t len = sizeof err;
     if (!wait_for(fd, POLLOUT) || getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) != 0) {
         return -1;
     }
-    errno = err != 0 ? err : errno;
-    return err == 0 ? 0 : -1;
+    if (err != 0) {
+        errno = err;
+        return -1;
+    }
+    (void)connect(fd, addr, addr_len); /* the kernel learns that we know */
+    return 0;
 }
 
 int loam_connect(int fd, const struct sockaddr *addr, socklen_t len)
@@ -420,16 +433,18 @@ int loam_connect(int fd, const struct sockaddr *addr, socklen_t len)
         (void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
     }
     int saved_errno = errno;
-    int r = connect(fd, addr, len);
-    if (r != 0 && (errno == EINPROGRESS || errno == EAGAIN)) {
-        errno = saved_errno;
-        r = finish_connect(fd);
+    int r;
+    while ((r = connect(fd, addr, len)) != 0 && errno == EAGAIN) {
+        loam_sleep(FULL_PAUSE_NS); /* a local socket whose backlog is full: nothing tells when it is not */
     }
+    if (r != 0 && errno == EINPROGRESS) {
+        r = finish_connect(fd, addr, len);
+    }
+    saved_errno = r == 0 ? saved_errno : errno;
     if (blocks) {
-        saved_errno = errno;
         (void)fcntl(fd, F_SETFL, flags);
-        errno = saved_errno;
     }
+    errno = saved_errno;
     return r;
 }
 

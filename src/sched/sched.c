@@ -64,6 +64,7 @@ static struct {
     _Atomic uint32_t word; /* futex */
     _Atomic bool asleep;
     _Atomic bool wanted; /* a worker is */
+    _Atomic bool ended;  /* a thread has: perhaps it was the last that could wake anybody */
 } monitor;
 
 /* -- the calling thread ------------------------------------------------------------------------ */
@@ -709,6 +710,7 @@ static void worker_main(void *arg)
     w->all_next = sched.workers;
     sched.workers = w;
     mutex_unlock(&sched.lock);
+    pthread_sigmask(SIG_SETMASK, (const sigset_t *)sched.mask, NULL); /* it is the program's */
     worker_loop(w);
 }
 
@@ -792,7 +794,7 @@ static void make_worker(void)
     }
     struct worker *w = persistentalloc(sizeof *w, CACHE_LINE, &heap.stats.other_sys);
     int err = w == NULL ? ENOMEM
-                        : os_thread_start_with(worker_main, w, "loam-worker", sched.mask);
+                        : os_thread_start(worker_main, w, "loam-worker");
     if (err != 0) {
         starting_failed();
         if (!warned) {
@@ -807,7 +809,8 @@ static void make_worker(void)
 static void monitor_sleep(uint32_t seen)
 {
     store_sc(&monitor.asleep, true); /* seq_cst: then the look; pairs with own_p */
-    if (load_sc(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs) && !load_sc(&monitor.wanted)) {
+    if (load_sc(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs) && !load_sc(&monitor.wanted) &&
+        !load_sc(&monitor.ended)) {
         world_lib_pause();
         os_futex_wait(&monitor.word, seen, -1);
         world_lib_resume();
@@ -835,6 +838,10 @@ static void monitor_main(void *arg)
         uint32_t seen = load_acq(&monitor.word);
         if (xchg_acqrel(&monitor.wanted, false)) {
             make_worker();
+        }
+        if (xchg_acqrel(&monitor.ended, false)) {
+            os_sleep_ns(MONITOR_SLOW_NS); /* until it is gone */
+            report_if_stuck();
         }
         if (load_rlx(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs)) {
             monitor_sleep(seen);
@@ -921,6 +928,23 @@ bool sched_start(void)
 
 /* -- a goroutine's life ------------------------------------------------------------------------ */
 
+enum run_state { RUN_RUNS, RUN_AWAITED, RUN_ENDED };
+
+/* A loam_run that waits; on its caller's stack. */
+struct run_call {
+    struct waiter waiter;
+    _Atomic uint32_t state; /* enum run_state */
+};
+
+static void tell_end(struct run_call *r)
+{
+    struct waiter *waiter = &r->waiter;
+    /* acquire, release: what it did; pairs with await_run. */
+    if (xchg_acqrel(&r->state, (uint32_t)RUN_ENDED) == RUN_AWAITED) {
+        waiter_wake(waiter);
+    }
+}
+
 static void bury(struct g *g, void *arg)
 {
     (void)arg;
@@ -934,6 +958,9 @@ static void bury(struct g *g, void *arg)
         stack_free(g);
     }
     sub_rlx(&sched.ngs, UINT64_C(1));
+    if (g->run != NULL) {
+        tell_end(g->run);
+    }
     store_rel(&g->status, (uint32_t)G_DEAD); /* release: all of it; pairs with born */
     struct p *p = w->p;
     if (p != NULL && p->nfree < GFREE_MOST) {
@@ -1052,26 +1079,23 @@ static struct g *born(struct m *m, uint8_t class)
     return g;
 }
 
-int loam_go_with(const loam_go_options *options, void (*fn)(void *arg), void *arg)
+/* Busy. 0, or an errno value. */
+static int start(const loam_go_options *options, void (*fn)(void *arg), void *arg,
+                 struct run_call *run)
 {
     uint8_t class = STACK_DEFAULT_CLASS;
-    if (fn == NULL || (options != NULL && !stack_class_for(options->stack_bytes, &class))) {
-        errno = EINVAL;
-        return -1;
+    if (options != NULL && !stack_class_for(options->stack_bytes, &class)) {
+        return EINVAL;
     }
-    struct m *m = sched_enter(SCHED_STAYS);
-    if (m == NULL) {
-        return -1;
-    }
+    struct m *m = current_m();
     struct g *g = born(m, class);
     if (g == NULL) {
-        sched_leave(SCHED_STAYS);
-        errno = ENOMEM;
-        return -1;
+        return ENOMEM;
     }
     g->sp = os_switch_prepare(g->stack_high, goroutine_main);
     g->cold = false;
     g->fn = fn;
+    g->run = run;
     g->id = add_rlx(&sched.next_id, UINT64_C(1)) + 1;
     g->name[0] = 0;
     if (options != NULL && options->name != NULL) {
@@ -1087,8 +1111,22 @@ int loam_go_with(const loam_go_options *options, void (*fn)(void *arg), void *ar
     add_rlx(&sched.ngs, UINT64_C(1));
     store_rel(&g->status, (uint32_t)G_PARKED); /* release: all of it; pairs with claim_to_run */
     sched_ready(g);
-    sched_leave(SCHED_STAYS);
     return 0;
+}
+
+int loam_go_with(const loam_go_options *options, void (*fn)(void *arg), void *arg)
+{
+    if (fn == NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (sched_enter(SCHED_STAYS) == NULL) {
+        return -1;
+    }
+    int err = start(options, fn, arg, NULL);
+    sched_leave(SCHED_STAYS);
+    errno = err != 0 ? err : errno;
+    return err == 0 ? 0 : -1;
 }
 
 int loam_go(void (*fn)(void *arg), void *arg)
@@ -1303,27 +1341,6 @@ void loam_sleep(int64_t ns)
 
 /* -- loam_run ---------------------------------------------------------------------------------- */
 
-enum run_state { RUN_RUNS, RUN_AWAITED, RUN_ENDED };
-
-struct run_call {
-    void (*fn)(void *arg);
-    void *arg;
-    struct waiter waiter;
-    _Atomic uint32_t state;
-};
-
-static void run_main(void *arg)
-{
-    struct run_call *r = arg;
-    r->fn(r->arg);
-    (void)sched_enter(SCHED_STAYS);
-    struct waiter *waiter = &r->waiter;
-    if (xchg_acqrel(&r->state, (uint32_t)RUN_ENDED) == RUN_AWAITED) {
-        waiter_wake(waiter);
-    }
-    sched_leave(SCHED_STAYS);
-}
-
 static void await_run(struct g *g, void *arg)
 {
     struct run_call *r = arg;
@@ -1343,19 +1360,29 @@ int loam_run(void (*fn)(void *arg), void *arg)
         errno = EINVAL;
         return -1;
     }
-    struct run_call r = {.fn = fn, .arg = arg};
+    struct run_call r = {0};
     if (sched_enter(SCHED_PARKS) == NULL) {
         return -1;
     }
     waiter_init(&r.waiter);
-    sched_leave(SCHED_STAYS);
-    if (loam_go(run_main, &r) != 0) {
-        return -1;
+    int err = start(NULL, fn, arg, &r);
+    if (err == 0) {
+        waiter_park(&r.waiter, await_run, &r, "loam_run");
     }
-    (void)sched_enter(SCHED_PARKS);
-    waiter_park(&r.waiter, await_run, &r, "loam_run");
     sched_leave(SCHED_STAYS);
-    return 0;
+    errno = err != 0 ? err : errno;
+    return err == 0 ? 0 : -1;
+}
+
+/* Under world.lock, at any moment. */
+void sched_thread_ended(void)
+{
+    if (load_rlx(&sched.waiting_threads) != 0 || load_rlx(&sched.ngs) != 0) {
+        store_sc(&monitor.ended, true);
+        if (load_sc(&monitor.asleep)) {
+            wake_monitor();
+        }
+    }
 }
 
 /* -- GOMAXPROCS, fork, misuse ------------------------------------------------------------------ */

@@ -37,6 +37,7 @@ struct g {
     struct g *next;                  /* in the queue or the free list that it is on */
     void (*fn)(void *arg);
     _Atomic uintptr_t arg; /* until it starts: a root */
+    struct run_call *run; /* who waits for its end; NULL: nobody */
     uint64_t id;
     _Atomic(const char *) why; /* what it waits for; NULL: for a processor */
     int64_t deadline;          /* of its timer; under timers.lock */
@@ -153,6 +154,7 @@ void sched_ready(struct g *g);               /* busy */
 void sched_ready_list(struct gqueue *ready); /* the same of several; not a worker's, perhaps */
 void sched_set_procs(int n);                 /* GOMAXPROCS has changed */
 void sched_fork_child(struct m *self);
+void sched_thread_ended(void);
 bool sched_start(void);                      /* false and errno */
 void sched_poke_poller(int64_t when);        /* there is something to wait for no longer than `when` */
 _Noreturn COLD void sched_misuse(const char *what);

@@ -5,7 +5,7 @@
  *             up to the chunk itself; a larger stack is a run of chunks. A slot is [guard | stack]: who runs over the end
  *             touches the guard and is told. Memory comes with the first touch, and a slot that is used again
  *             is still warm.
- * Invariants  [stack.slot]  a slot belongs to one goroutine until stack_free; its guard stays for ever.
+ * Invariants  [stack.slot]  a slot belongs to one goroutine until stack_free; its guard, made when it is first used, stays for ever.
  * Locking     stacks.lock, for moments; system calls are made outside, but for a chunk's commit.
  * From Go     stack.go; differs: a stack does not move, so pointers into it stay true; it shrinks by pages.
  * Tests       tests/unit/test_stack.c, tests/stress/goroutine_graph.c
@@ -23,7 +23,7 @@ enum {
     CHUNK_SHIFT = 26,
     CLASSES = CHUNK_SHIFT - LEAST_SHIFT + 1,
     HUGE_CLASS = CLASSES,   /* HUGE_CLASS + k: 2 << k chunks */
-    HUGE_SHIFTS = 10,       /* up to 64 GiB */
+    HUGE_SHIFTS = 11,       /* up to 128 GiB with the guard */
     CHUNKS_MAX = 1 << 14,   /* 1 TiB */
     CHUNKS_LEAST = 1 << 2,
     KEEP_BYTES = 16 << 10, /* below the stack pointer, when the rest goes back */
@@ -31,9 +31,12 @@ enum {
 
 #define CHUNK_BYTES ((size_t)1 << CHUNK_SHIFT)
 
+#define UNGUARDED (1u << 31)
+
 struct slots { /* of one class */
-    uint32_t *free; /* numbers: chunk << CLASSES | place in it */
+    uint32_t *free; /* numbers: chunk << CLASSES | place in it, and perhaps UNGUARDED */
     size_t nfree, room;
+    uint32_t nchunks;     /* of the class */
     uint32_t chunk, next; /* where slots that were never used are taken from; next == per chunk: nowhere */
 };
 
@@ -61,6 +64,9 @@ bool stack_class_for(size_t bytes, uint8_t *class)
     if (bytes == 0) {
         *class = STACK_DEFAULT_CLASS;
         return true;
+    }
+    if (bytes > GIB(64)) {
+        return false;
     }
     for (uint8_t k = 0; k < HUGE_CLASS + HUGE_SHIFTS; k++) {
         if (bytes <= class_bytes(k) - guard_bytes()) {
@@ -151,31 +157,51 @@ static uintptr_t take_slot_locked(uint8_t class, bool *fresh)
     *fresh = false;
     if (s->nfree != 0) {
         uint32_t number = s->free[--s->nfree];
+        *fresh = (number & UNGUARDED) != 0;
+        number &= ~UNGUARDED;
         return stacks.base + (number >> CLASSES) * CHUNK_BYTES +
                (number & ((1u << CLASSES) - 1)) * class_bytes(class);
     }
     *fresh = true;
-    if (s->room == 0 || s->next == slots_in_chunk(class)) {
-        size_t chunks = s->room / slots_in_chunk(class) + 1;
+    if (s->nchunks == 0 || s->next == slots_in_chunk(class)) {
+        size_t chunks = s->nchunks + 1;
         uint32_t chunk;
         if (!make_room_locked(s, class, chunks) ||
             (chunk = take_chunks_locked(1)) == stacks.nchunks) {
-            s->next = slots_in_chunk(class);
             return 0;
         }
+        s->nchunks++;
         s->chunk = chunk;
         s->next = 0;
     }
     return stacks.base + s->chunk * CHUNK_BYTES + s->next++ * class_bytes(class);
 }
 
-static void give_slot_locked(uint8_t class, uintptr_t at)
+static void give_slot_locked(uint8_t class, uintptr_t at, uint32_t unguarded)
 {
     struct slots *s = &stacks.classes[class];
     uint32_t chunk = (uint32_t)((at - stacks.base) >> CHUNK_SHIFT);
     uint32_t place = (uint32_t)((at & (CHUNK_BYTES - 1)) / class_bytes(class));
     ASSERT(s->nfree < s->room);
-    s->free[s->nfree++] = chunk << CLASSES | place;
+    s->free[s->nfree++] = chunk << CLASSES | place | unguarded;
+}
+
+static void free_as(struct g *g, uint32_t unguarded)
+{
+    uintptr_t at = g->stack_low - guard_bytes();
+    stack_discard(g);
+    mutex_lock(&stacks.lock);
+    if (g->stack_class < HUGE_CLASS) {
+        give_slot_locked(g->stack_class, at, unguarded);
+    } else {
+        uint32_t first = (uint32_t)((at - stacks.base) >> CHUNK_SHIFT);
+        uint32_t n = (uint32_t)(class_bytes(g->stack_class) >> CHUNK_SHIFT);
+        for (uint32_t i = first; i < first + n; i++) {
+            stacks.taken[i / 64] &= ~(UINT64_C(1) << i % 64);
+        }
+    }
+    mutex_unlock(&stacks.lock);
+    g->stack_low = g->stack_high = 0;
 }
 
 bool stack_alloc(struct g *g, uint8_t class)
@@ -197,7 +223,7 @@ bool stack_alloc(struct g *g, uint8_t class)
     g->stack_low = at + guard_bytes();
     g->stack_high = at + class_bytes(class);
     if (fresh && !os_guard((void *)at, guard_bytes())) {
-        stack_free(g);
+        free_as(g, UNGUARDED);
         return false;
     }
     return true;
@@ -205,20 +231,7 @@ bool stack_alloc(struct g *g, uint8_t class)
 
 void stack_free(struct g *g)
 {
-    uintptr_t at = g->stack_low - guard_bytes();
-    stack_discard(g);
-    mutex_lock(&stacks.lock);
-    if (g->stack_class < HUGE_CLASS) {
-        give_slot_locked(g->stack_class, at);
-    } else {
-        uint32_t first = (uint32_t)((at - stacks.base) >> CHUNK_SHIFT);
-        uint32_t n = (uint32_t)(class_bytes(g->stack_class) >> CHUNK_SHIFT);
-        for (uint32_t i = first; i < first + n; i++) {
-            stacks.taken[i / 64] &= ~(UINT64_C(1) << i % 64);
-        }
-    }
-    mutex_unlock(&stacks.lock);
-    g->stack_low = g->stack_high = 0;
+    free_as(g, 0);
 }
 
 void stack_discard(struct g *g)

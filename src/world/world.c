@@ -1041,6 +1041,7 @@ static void fork_child(void)
         return;
     }
     os_modules_fork_child();
+    os_thread_fork_child();
     memset(&world.lock, 0, sizeof world.lock);
     memset(&world.stop_lock, 0, sizeof world.stop_lock);
     memset(&world.handshake_lock, 0, sizeof world.handshake_lock);
