@@ -24,7 +24,7 @@
  *
  *  - A goroutine may go on on another thread after each call that parks. What belongs to a thread (a __thread variable,
  *    a pthread mutex that is held, the address of errno kept in a pointer) must not be kept over it; errno itself goes with
- *    the goroutine. A call of C code that parks nowhere (printf, qsort, getaddrinfo) stays on one thread.
+ *    the goroutine, in code that includes this header. A call of C code that parks nowhere (printf, qsort, getaddrinfo) stays on one thread.
  *  - The scheduler cannot switch a goroutine away in the middle of C code: it may hold a lock of the C library. One that
  *    computes for more than 10 ms while others wait keeps its thread, and the others get another one. It counts as one of
  *    GOMAXPROCS again at its next call of the library that may park. A system call that takes long is treated in
@@ -44,11 +44,20 @@
 
 #include <loam.h>
 
+#include <errno.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+/* errno, looked up anew each time. The C library lets compilers keep its address, which after a call that parks may be another
+ * thread's. LOAM_KEEP_ERRNO: it is left as it was. */
+LOAM_API int *loam_errno_location(void);
+#if !defined(LOAM_KEEP_ERRNO)
+#undef errno
+#define errno (*loam_errno_location())
 #endif
 
 /* ---- Goroutines ------------------------------------------------------------------------------ */

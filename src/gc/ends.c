@@ -448,6 +448,7 @@ static void ends_main(void *arg)
             continue;
         }
         ends.runner = m;
+        m->is_library = true;
         uint32_t seen = load_acq(&ends.wakeups); /* acquire: pairs with ends_wake */
         if (!ends_run_one(m) && !gc_pressure_tell(m)) {
             ends_wipe_below();

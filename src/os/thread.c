@@ -10,9 +10,10 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "os/os.h"
+#include "os/os_internal.h"
 
 #include "base/bits.h"
+#include "os/os.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -35,6 +37,12 @@
 #define THREAD_NAME_SIZE 16       /* the kernel's, with the zero */
 #define STACK_BOUND_MOST GIB(1)   /* of a main thread without limit */
 #define AFFINITY_WORDS 128        /* 8192 processors, the most that Linux is built for */
+
+#if defined(__SANITIZE_THREAD__)
+enum { SANITIZER_THREADS = 1 };
+#else
+enum { SANITIZER_THREADS = 0 };
+#endif
 
 static _Atomic int own_threads; /* from before they exist until they are about to end */
 
@@ -86,7 +94,7 @@ int os_count_threads(void)
     int count = -1;
     DIR *tasks = opendir("/proc/self/task");
     if (tasks != NULL) {
-        count = -load_rlx(&own_threads);
+        count = -load_rlx(&own_threads) - SANITIZER_THREADS;
         for (struct dirent *e; (e = readdir(tasks)) != NULL;) {
             count += e->d_name[0] != '.';
         }
@@ -94,6 +102,18 @@ int os_count_threads(void)
     }
     errno = saved_errno;
     return count;
+}
+
+bool os_thread_sleeps(int tid)
+{
+    char path[64];
+    char text[128];
+    int saved_errno = errno;
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    bool known = file_read(path, text, sizeof text);
+    errno = saved_errno;
+    const char *name_end = known ? strrchr(text, ')') : NULL; /* a name may hold anything */
+    return name_end != NULL && name_end[1] == ' ' && (name_end[2] == 'S' || name_end[2] == 'D');
 }
 
 void os_thread_fork_child(void)

@@ -170,16 +170,9 @@ static int milliseconds_until(int64_t deadline)
 static int wait_blocking(int fd, int events, int64_t deadline)
 {
     struct pollfd p = {.fd = fd, .events = (short)events};
-    struct m *m = malloc_self();
     int n;
     do {
-        if (m != NULL) {
-            m_enter_blocking(m, FRAME_END);
-        }
         n = poll(&p, 1, milliseconds_until(deadline));
-        if (m != NULL) {
-            m_exit_blocking(m);
-        }
     } while (n < 0 && errno == EINTR);
     if (n > 0 && (p.revents & POLLNVAL) != 0) {
         errno = EBADF;
@@ -283,22 +276,13 @@ static bool wait_for(int fd, int events)
 
 /* -- system calls ------------------------------------------------------------------------------ */
 
-static struct m *begin_blocking(void)
+/* A call that may take long, not marked as blocking: handlers of the program run meanwhile, and may use the heap. */
+static void say_in_call(bool yes)
 {
-    struct m *m = malloc_self();
-    if (m != NULL) {
-        m_enter_blocking(m, FRAME_END);
+    struct worker *w = sched_worker();
+    if (w != NULL) {
+        store_rlx(&w->in_call, yes); /* relaxed: a hint for the monitor */
     }
-    return m;
-}
-
-static void end_blocking(struct m *m)
-{
-    int saved_errno = errno;
-    if (m != NULL) {
-        m_exit_blocking(m);
-    }
-    errno = saved_errno;
 }
 
 enum way { WITHOUT_WAITING, BLOCKING };
@@ -347,9 +331,9 @@ static ssize_t call(call_fn *fn, int fd, void *buf, size_t n, int flags, int eve
             r = 0;
         }
         if (!can) {
-            struct m *m = begin_blocking();
+            say_in_call(true);
             r = fn(fd, &iov, flags, BLOCKING);
-            end_blocking(m);
+            say_in_call(false);
         }
         if (r >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
             return r;
@@ -398,9 +382,9 @@ int loam_accept(int fd, struct sockaddr *addr, socklen_t *len)
         if (!tries && on_goroutine()) {
             (void)wait_for(fd, POLLIN); /* else somebody may be quicker, and this thread blocks */
         }
-        struct m *m = begin_blocking();
+        say_in_call(true);
         int got = accept(fd, addr, len);
-        end_blocking(m);
+        say_in_call(false);
         if (got >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
             return got;
         }

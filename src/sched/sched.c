@@ -53,8 +53,9 @@ enum {
     WORKERS_MOST = 10000,      /* Go's */
     SLICE_NS = 10000000,       /* Go's: who runs longer while others wait loses its P */
     MONITOR_QUICK_NS = 20000,  /* Go's: between two looks at first, */
-    MONITOR_SLOW_NS = 10000000, /* and when nothing happens */
+    MONITOR_SLOW_NS = 5000000, /* and when nothing happens: half of Go's, so that nobody waits for 20 ms */
     MONITOR_QUICK = 50,
+    ASK_NS = 200000,    /* so long after it came there the kernel is asked whether a worker sleeps */
     POLL_NS = 10000000, /* descriptors are looked at so often, whatever runs */
 };
 
@@ -76,16 +77,10 @@ static NOINLINE struct m *current_m(void)
     return m_self;
 }
 
-static NOINLINE int get_errno(void)
+int *loam_errno_location(void)
 {
     __asm__ volatile("");
-    return errno;
-}
-
-static NOINLINE void set_errno(int value)
-{
-    __asm__ volatile("");
-    errno = value;
+    return __errno_location();
 }
 
 struct worker *sched_worker(void)
@@ -130,7 +125,7 @@ ALWAYS_INLINE void arrive(struct worker *w)
 /* Busy. Leave `from` for `to`, which is claimed; back when somebody switches to `from`. MAY_SWITCH */
 static void switch_to(struct worker *w, struct g *from, struct g *to, bool for_good)
 {
-    int saved_errno = get_errno();
+    int saved_errno = errno;
     (void)for_good;
     w->g = to == &w->g0 ? NULL : to;
     w->m->stack_low = to->stack_low;
@@ -147,7 +142,7 @@ static void switch_to(struct worker *w, struct g *from, struct g *to, bool for_g
     __sanitizer_finish_switch_fiber(from->fiber, NULL, NULL);
 #endif
     arrive(w);
-    set_errno(saved_errno);
+    errno = saved_errno;
 }
 
 /* g is in no queue any more. false: the collector looks at its stack just now. */
@@ -586,6 +581,21 @@ static void go_idle(struct worker *w)
     sleep_idle(w);
 }
 
+static void free_put_locked(struct g *g)
+{
+    g->next = load_rlx(&sched.free);
+    store_rlx(&sched.free, g);
+}
+
+static struct g *free_take_locked(void)
+{
+    struct g *g = load_rlx(&sched.free);
+    if (g != NULL) {
+        store_rlx(&sched.free, g->next);
+    }
+    return g;
+}
+
 /* GOMAXPROCS was lowered: this P is none of them. */
 static bool is_retired(struct worker *w)
 {
@@ -602,8 +612,7 @@ static bool is_retired(struct worker *w)
     while (p->free != NULL) {
         struct g *g = p->free;
         p->free = g->next;
-        g->next = sched.free;
-        sched.free = g;
+        free_put_locked(g);
     }
     p->nfree = 0;
     p->retired = true;
@@ -750,27 +759,33 @@ static void pass_on(struct p *p)
     }
 }
 
-/* Has the worker of p run one goroutine for too long, or does that wait in the system? */
-static bool retake(struct p *p, int64_t now)
+/* Has the worker of p run one goroutine for too long, or does that wait in the system? If not yet, *next is when it
+ * will have. */
+static bool retake(struct p *p, int64_t now, int64_t *next)
 {
     struct worker *w = load_acq(&p->owner);
     if (w == NULL) {
         return false;
     }
     uint32_t tick = load_rlx(&p->tick);
-    bool blocked = load_acq(&w->m->state) != M_RUNNING && load_rlx(&w->m->busy) == 0;
+    bool others = !runq_is_empty(p) || load_rlx(&sched.nglobal) != 0 ||
+                  (load_rlx(&sched.nidle_ps) == 0 &&
+                   (netpoll_waiters() != 0 || timers_next() <= now));
+    bool blocked = load_rlx(&w->in_call) ||
+                   (load_acq(&w->m->state) != M_RUNNING && load_rlx(&w->m->busy) == 0);
     if (p->seen_tick != tick || p->seen_at == 0) {
         p->seen_tick = tick;
         p->seen_at = now;
         p->seen_blocked = blocked;
         return false;
     }
+    if (others && !blocked && now - p->seen_at >= ASK_NS) {
+        blocked = os_thread_sleeps(w->m->tid); /* a call of which nobody told us */
+    }
     bool long_enough = now - p->seen_at >= SLICE_NS || (blocked && p->seen_blocked);
     p->seen_blocked = blocked;
-    bool others = !runq_is_empty(p) || load_rlx(&sched.nglobal) != 0 ||
-                  (load_rlx(&sched.nidle_ps) == 0 &&
-                   (netpoll_waiters() != 0 || timers_next() <= now));
     if (!long_enough || !others) {
+        *next = others && p->seen_at + SLICE_NS < *next ? p->seen_at + SLICE_NS : *next;
         return false;
     }
     store_rlx(&p->preempt, true); /* at its next call, if that comes before the P is gone */
@@ -832,7 +847,7 @@ static void monitor_main(void *arg)
     (void)arg;
     os_backtrace_prepare(); /* here nobody waits for it */
     world_lib_resume();
-    int64_t pause = MONITOR_QUICK_NS;
+    int64_t pause = MONITOR_QUICK_NS, until_look = pause;
     int quiet = 0;
     for (;;) {
         uint32_t seen = load_acq(&monitor.word);
@@ -845,23 +860,25 @@ static void monitor_main(void *arg)
         }
         if (load_rlx(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs)) {
             monitor_sleep(seen);
-            pause = MONITOR_QUICK_NS;
+            pause = until_look = MONITOR_QUICK_NS;
             quiet = 0;
             continue;
         }
         world_lib_pause();
-        os_futex_wait(&monitor.word, seen, pause);
+        os_futex_wait(&monitor.word, seen, until_look);
         world_lib_resume();
         int64_t now = os_nanotime();
+        int64_t next = INT64_MAX;
         bool did = false;
         for (int i = 0; i < load_rlx(&sched.procs); i++) {
-            did = retake(&sched.ps[i], now) || did;
+            did = retake(&sched.ps[i], now, &next) || did;
         }
         poll_late(now);
         quiet = did ? 0 : quiet + 1;
         pause = did ? MONITOR_QUICK_NS
                     : quiet > MONITOR_QUICK && pause < MONITOR_SLOW_NS ? pause * 2 : pause;
         pause = pause < MONITOR_SLOW_NS ? pause : MONITOR_SLOW_NS;
+        until_look = next < now + pause ? next - now + MONITOR_QUICK_NS : pause;
     }
 }
 
@@ -970,8 +987,7 @@ static void bury(struct g *g, void *arg)
         return;
     }
     mutex_lock(&sched.lock);
-    g->next = sched.free;
-    sched.free = g;
+    free_put_locked(g);
     mutex_unlock(&sched.lock);
 }
 
@@ -1010,7 +1026,7 @@ static void goroutine_main(void *arg)
     struct g *g = w->g;
     void (*fn)(void *) = g->fn;
     void *fn_arg = (void *)load_rlx(&g->arg);
-    set_errno(0);
+    errno = 0;
     /* From here on the stack holds it. */
     store_rlx(&g->arg, (uintptr_t)0);
     m_leave(w->m);
@@ -1026,15 +1042,13 @@ static struct g *take_free(struct p *p)
         p->nfree--;
         return g;
     }
-    if (sched.free == NULL) { /* a hint */
+    if (load_rlx(&sched.free) == NULL) { /* relaxed: a hint */
         return NULL;
     }
     mutex_lock(&sched.lock);
-    struct g *g = sched.free;
-    sched.free = g != NULL ? g->next : NULL;
-    while (p != NULL && p->nfree < GFREE_MOST / 2 && sched.free != NULL) {
-        struct g *more = sched.free;
-        sched.free = more->next;
+    struct g *g = free_take_locked();
+    while (p != NULL && p->nfree < GFREE_MOST / 2 && load_rlx(&sched.free) != NULL) {
+        struct g *more = free_take_locked();
         more->next = p->free;
         p->free = more;
         p->nfree++;
@@ -1046,8 +1060,7 @@ static struct g *take_free(struct p *p)
 static void give_free(struct g *g)
 {
     mutex_lock(&sched.lock);
-    g->next = sched.free;
-    sched.free = g;
+    free_put_locked(g);
     mutex_unlock(&sched.lock);
 }
 
@@ -1246,6 +1259,12 @@ void waiter_init(struct waiter *wt)
     store_rlx(&wt->decided, 0u);
 }
 
+#if defined(__SANITIZE_THREAD__) /* which keeps the handler of a handshake from running until the wait is over */
+enum { WAIT_NS = 1000000 };
+#else
+enum { WAIT_NS = -1 };
+#endif
+
 void waiter_park(struct waiter *wt, void (*after)(struct g *g, void *arg), void *arg,
                  const char *why)
 {
@@ -1254,18 +1273,20 @@ void waiter_park(struct waiter *wt, void (*after)(struct g *g, void *arg), void 
         return;
     }
     struct m *m = current_m();
-    add_acqrel(&sched.waiting_threads, 1u);
+    wt->counted = !m->is_library;
+    add_acqrel(&sched.waiting_threads, wt->counted ? 1u : 0u);
     if (after != NULL) {
         after(NULL, arg);
     }
     m_leave(m);
     report_if_stuck();
-    struct m_wait wait;
-    m_begin_wait(m, &wait);
+    /* Not as a blocked thread: handlers of the program run meanwhile, and may use the heap. */
     while (load_acq(&wt->woken) == 0) { /* acquire: what who woke did; pairs with waiter_wake */
-        os_futex_wait(&wt->woken, 0, -1);
+        os_futex_wait(&wt->woken, 0, WAIT_NS);
+        if (m_asked(m)) {
+            m_poll(m);
+        }
     }
-    m_end_wait(m, &wait);
     m_enter(m);
 }
 
@@ -1275,7 +1296,7 @@ void waiter_wake(struct waiter *wt)
         sched_ready(wt->g);
         return;
     }
-    sub_acqrel(&sched.waiting_threads, 1u);
+    sub_acqrel(&sched.waiting_threads, wt->counted ? 1u : 0u);
     store_rel(&wt->woken, 1u); /* release: pairs with waiter_park. Its frame may be left from now on: */
     os_futex_wake(&wt->woken, 1); /* a wake of what is something else by then is harmless */
 }
@@ -1302,18 +1323,6 @@ void loam_yield(void)
     sched_leave(SCHED_STAYS);
 }
 
-static void sleep_thread(int64_t ns)
-{
-    struct m *m = malloc_self();
-    if (m != NULL) {
-        m_enter_blocking(m, FRAME_END);
-        os_sleep_ns(ns);
-        m_exit_blocking(m);
-    } else {
-        os_sleep_ns(ns);
-    }
-}
-
 void loam_sleep(int64_t ns)
 {
     if (ns <= 0) {
@@ -1321,7 +1330,7 @@ void loam_sleep(int64_t ns)
     }
     struct worker *w = sched_worker();
     if (w == NULL || w->g == NULL) {
-        sleep_thread(ns);
+        os_sleep_ns(ns);
         return;
     }
     int64_t now = os_nanotime();
@@ -1334,8 +1343,8 @@ void loam_sleep(int64_t ns)
         park(w, NULL, NULL, "sleep");
     }
     sched_leave(SCHED_STAYS);
-    if (!started) {
-        sleep_thread(ns);
+    if (!started) { /* no memory for the timer */
+        os_sleep_ns(ns);
     }
 }
 

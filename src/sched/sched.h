@@ -92,6 +92,7 @@ struct worker {
     struct g *left;
     void (*after)(struct g *left, void *arg);
     void *after_arg;
+    _Atomic bool in_call;  /* its goroutine waits in a call of the system */
     bool spinning;         /* looks for work in others' queues, counted in sched.spinning */
     _Atomic uint32_t wake; /* futex: 1: it has been given a P, or work */
     struct worker *idle_next; /* under sched.lock */
@@ -101,7 +102,7 @@ struct worker {
 struct sched {
     struct mutex lock; /* what follows up to a blank line */
     struct gqueue global;
-    struct g *free; /* ended goroutines beyond what Ps keep */
+    _Atomic(struct g *) free; /* ended goroutines beyond what Ps keep */
     struct p *idle_ps;
     struct worker *idle_workers;
     uint32_t nworkers, nidle_workers, starting; /* starting: asked of the monitor, or not yet there */
@@ -139,6 +140,7 @@ void sched_leave(enum sched_call call);
 /* Who waits: a goroutine, or a plain thread in a futex. Lies on its stack. */
 struct waiter {
     struct g *g;
+    bool counted; /* a thread of the program, in sched.waiting_threads */
     _Atomic uint32_t woken;
     _Atomic uint32_t decided; /* where several may wake it: WAITER_..., by the first; 0: none yet */
 };
