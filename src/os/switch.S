@@ -51,14 +51,14 @@ os_switch:
     .cfi_def_cfa_offset 64
     stmxcsr (%rsp)
     fnstcw 4(%rsp)
-    movq (%rsp), %rcx
+    movl (%rsp), %ecx /* each as it was stored: else the load waits for the stores */
+    movzwl 4(%rsp), %eax
     movq %rsp, (%rdi)
     movq %rsi, %rsp /* the other stack has the same frame, so all that is said above holds on it */
-    xorq (%rsp), %rcx
-    movl $0xffffffc0, %edi /* of mxcsr the low six bits are flags, which belong to nobody */
-    movabsq $0x0000ffff00000000, %rsi
-    orq %rsi, %rdi
-    testq %rdi, %rcx
+    xorl (%rsp), %ecx
+    xorw 4(%rsp), %ax
+    andl $0xffffffc0, %ecx /* of mxcsr the low six bits are flags, which belong to nobody */
+    orl %eax, %ecx
     jne 2f
 1:  addq $8, %rsp
     .cfi_def_cfa_offset 56

@@ -82,7 +82,10 @@ static void scan_parked(struct gcwork *w, struct g *g, uint32_t cycle)
         if (load_rlx(&g->scanned) != cycle) {
             mark_stack(w, g);
             store_rlx(&g->scanned, cycle);
-            stack_shrink(g, g->sp);
+            if (g->ran) {
+                g->ran = false;
+                stack_shrink(g, g->sp);
+            }
         }
         store_rel(&g->status, (uint32_t)G_PARKED); /* release: done; pairs with claim_to_run */
     }

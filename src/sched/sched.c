@@ -154,6 +154,7 @@ static bool claim_to_run(struct worker *w, struct g *g)
         return false;
     }
     gscan_resume(w->m, g);
+    g->ran = true;
     store_rlx(&w->p->tick, load_rlx(&w->p->tick) + 1);
     store_rlx(&g->why, NULL);
     return true;
@@ -509,14 +510,16 @@ static void sleep_idle(struct worker *w)
 static bool wait_polling(struct worker *w)
 {
     bool nobody = false;
-    store_rlx(&sched.poll_until, INT64_MAX);
     if (load_rlx(&sched.polling) || !cas_sc(&sched.polling, &nobody, true)) {
         return false;
     }
     /* seq_cst: polling, then a look at the timers; pairs with sched_poke_poller: one of the two sees the other. */
     fence_sc();
     int64_t until = timers_next();
-    store_rlx(&sched.poll_until, until);
+    store_sc(&sched.poll_until, until);
+    if (timers_next() < until) { /* who started that may have seen what an earlier poller waited for */
+        until = timers_next();
+    }
     int64_t now = until == INT64_MAX ? 0 : os_nanotime();
     struct gqueue ready = {0};
     struct m_wait wait;
@@ -525,6 +528,7 @@ static bool wait_polling(struct worker *w)
     (void)netpoll(&ready, until == INT64_MAX ? -1 : until > now ? until - now : 0);
     m_end_wait(w->m, &wait);
     m_enter(w->m);
+    store_rlx(&sched.poll_until, INT64_MAX);
     store_sc(&sched.polling, false);
     store_rlx(&sched.polled_at, os_nanotime());
     (void)timers_take(&ready, os_nanotime());

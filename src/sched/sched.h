@@ -45,6 +45,7 @@ struct g {
     uint32_t timer;            /* its place in the heap of timers, from 1; 0: none; under timers.lock */
     uint8_t stack_class;
     uint8_t dead_cycles; /* ends of cycles since it ended */
+    bool ran;  /* since its stack was last looked at for what is not used any more */
     bool cold; /* dead: its stack has no memory */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     void *fiber; /* the sanitizer's; of ASan the fake stack */

@@ -124,6 +124,14 @@ static uint32_t take_chunks_locked(uint32_t n)
     return stacks.nchunks;
 }
 
+/* Bytes at the end that are not used, so that the first frames of all stacks do not share the same few lines of the
+ * caches: slots are powers of two apart. */
+static size_t colour(uintptr_t at, uint8_t class)
+{
+    enum { COLOURS = 16 };
+    return class < HUGE_CLASS ? (at / class_bytes(class)) % COLOURS * CACHE_LINE : 0;
+}
+
 static uint32_t slots_in_chunk(uint8_t class)
 {
     return (uint32_t)(CHUNK_BYTES / class_bytes(class));
@@ -221,7 +229,7 @@ bool stack_alloc(struct g *g, uint8_t class)
     }
     g->stack_class = class;
     g->stack_low = at + guard_bytes();
-    g->stack_high = at + class_bytes(class);
+    g->stack_high = at + class_bytes(class) - colour(at, class);
     if (fresh && !os_guard((void *)at, guard_bytes())) {
         free_as(g, UNGUARDED);
         return false;
@@ -236,7 +244,8 @@ void stack_free(struct g *g)
 
 void stack_discard(struct g *g)
 {
-    os_discard((void *)g->stack_low, g->stack_high - g->stack_low);
+    uintptr_t end = align_up(g->stack_high, os_page_size());
+    os_discard((void *)g->stack_low, end - g->stack_low);
 }
 
 /* Less than a quarter of what has memory is in use: looked for where the quarter ends, since a stack is touched
@@ -245,9 +254,11 @@ void stack_shrink(struct g *g, uintptr_t sp)
 {
     size_t page = os_page_size();
     size_t used = g->stack_high - sp + KEEP_BYTES;
+    if (4 * used >= g->stack_high - g->stack_low) {
+        return;
+    }
     uintptr_t probe = align_down(g->stack_high - 4 * used, page);
-    if (4 * used < g->stack_high - g->stack_low && probe >= g->stack_low &&
-        os_resident((void *)probe)) {
+    if (probe >= g->stack_low && os_resident((void *)probe)) {
         os_discard((void *)g->stack_low, align_down(sp - KEEP_BYTES, page) - g->stack_low);
     }
 }
