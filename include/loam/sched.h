@@ -68,8 +68,9 @@ LOAM_API int *loam_errno_location(void);
 LOAM_API int loam_go(void (*fn)(void *arg), void *arg);
 
 typedef struct loam_go_options {
-    const char *name;   /* for reports; NULL: none. Copied, 31 bytes of it */
-    size_t stack_bytes; /* 0: 256 KiB. Rounded up; at most 64 GiB, else EINVAL. Address space: memory comes as it is used */
+    const char *name; /* for reports; NULL: none. Copied, 31 bytes of it */
+    size_t
+        stack_bytes; /* 0: 256 KiB. Rounded up; at most 64 GiB, else EINVAL. Address space: memory comes as it is used */
 } loam_go_options;
 
 /* The same with options; options may be NULL. */

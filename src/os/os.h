@@ -148,7 +148,7 @@ int os_gettid(void);
 void os_yield(void);
 /* Threads of the process that os_thread_start has not made; -1: unknown. */
 int os_count_threads(void);
-bool os_thread_sleeps(int tid); /* in a call of the system, at this moment; /proc tells */
+bool os_thread_sleeps(int tid);  /* in a call of the system, at this moment; /proc tells */
 void os_thread_fork_child(void); /* there are none */
 
 /* A full fence in every thread of the process at some moment of the call; false: the system has none

@@ -59,7 +59,7 @@ int os_poll_ask(int fd, int events, uint32_t ask)
         return ENOMEM;
     }
     int saved_errno = errno;
-    struct epoll_event event = {.events = (uint32_t)events | EPOLLONESHOT, 
+    struct epoll_event event = {.events = (uint32_t)events | EPOLLONESHOT,
                                 .data.u64 = (uint64_t)ask << 32 | (uint32_t)fd};
     int err = epoll_ctl(set, EPOLL_CTL_MOD, fd, &event) == 0 ? 0 : errno;
     if (err == ENOENT) {

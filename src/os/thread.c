@@ -15,13 +15,13 @@
 #include "base/bits.h"
 #include "os/os.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -44,7 +44,7 @@ enum { SANITIZER_THREADS = 1 };
 enum { SANITIZER_THREADS = 0 };
 #endif
 
-static _Atomic int own_threads; /* from before they exist until they are about to end */
+static _Atomic int own_threads; /* from when they run until they are about to end: rather too few */
 
 int os_ncpu(void)
 {
@@ -88,32 +88,35 @@ void os_yield(void)
     (void)sched_yield();
 }
 
-int os_count_threads(void)
+/* What proc(5) tells of a process or thread behind its name, from the state on; NULL: nothing. */
+static const char *stat_read(const char *path, char *text, size_t size)
 {
     int saved_errno = errno;
-    int count = -1;
-    DIR *tasks = opendir("/proc/self/task");
-    if (tasks != NULL) {
-        count = -load_rlx(&own_threads) - SANITIZER_THREADS;
-        for (struct dirent *e; (e = readdir(tasks)) != NULL;) {
-            count += e->d_name[0] != '.';
-        }
-        (void)closedir(tasks);
-    }
+    bool known = file_read(path, text, size);
     errno = saved_errno;
-    return count;
+    const char *name_end = known ? strrchr(text, ')') : NULL; /* a name may hold anything */
+    return name_end != NULL && name_end[1] == ' ' ? name_end + 2 : NULL;
+}
+
+int os_count_threads(void)
+{
+    enum { FIELD = 17 }; /* of num_threads, from the state on */
+    char text[1024];
+    const char *at = stat_read("/proc/self/stat", text, sizeof text);
+    for (int i = 0; i < FIELD && at != NULL; i++) {
+        at = strchr(at, ' ');
+        at = at == NULL ? NULL : at + 1;
+    }
+    return at == NULL ? -1 : atoi(at) - load_rlx(&own_threads) - SANITIZER_THREADS;
 }
 
 bool os_thread_sleeps(int tid)
 {
     char path[64];
-    char text[128];
-    int saved_errno = errno;
+    char text[256];
     snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-    bool known = file_read(path, text, sizeof text);
-    errno = saved_errno;
-    const char *name_end = known ? strrchr(text, ')') : NULL; /* a name may hold anything */
-    return name_end != NULL && name_end[1] == ' ' && (name_end[2] == 'S' || name_end[2] == 'D');
+    const char *state = stat_read(path, text, sizeof text);
+    return state != NULL && (state[0] == 'S' || state[0] == 'D');
 }
 
 void os_thread_fork_child(void)
@@ -144,13 +147,14 @@ static void *thread_main(void *p)
     struct thread_start *start = p;
     void (*fn)(void *) = start->fn;
     void *arg = start->arg;
+    add_rlx(&own_threads, 1); /* relaxed, here and below: a number */
     (void)prctl(PR_SET_NAME, start->name);
     store_rel(&start->taken,
               1u); /* release: our reads of *start are done. Pairs with os_thread_start */
     /* The starter may have gone already: a wake of a word nobody sleeps on is harmless. */
     os_futex_wake(&start->taken, 1);
     fn(arg);
-    sub_rlx(&own_threads, 1); /* relaxed, here and below: a number */
+    sub_rlx(&own_threads, 1);
     return NULL;
 }
 
@@ -192,11 +196,9 @@ int os_thread_start(void (*fn)(void *arg), void *arg, const char *name)
     if (err != 0) {
         return err;
     }
-    add_rlx(&own_threads, 1);
     err = thread_create(&start);
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (err != 0) {
-        sub_rlx(&own_threads, 1);
         return err;
     }
     /* acquire: pairs with thread_main; it reads *start no more. */

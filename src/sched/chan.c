@@ -62,11 +62,12 @@ static loam_chan *make(size_t elem_bytes, size_t capacity, const loam_type *elem
         return NULL;
     }
     if (capacity != 0 && elem_bytes != 0) {
-        void *buf = elem != NULL ? loam_new(elem, capacity) : loam_alloc_noscan(elem_bytes * capacity);
+        void *buf = elem != NULL ? loam_new(elem, capacity)
+                                 : loam_alloc_noscan(elem_bytes * capacity);
         if (buf == NULL) {
             return NULL;
         }
-        LOAM_SET(c->buf, buf);
+        loam_store(&c->buf, buf);
     }
     c->elem_bytes = elem_bytes;
     c->capacity = capacity;
@@ -300,8 +301,8 @@ void loam_chan_send(loam_chan *c, const void *elem)
     mutex_lock(&c->lock);
     enum outcome outcome = try_send(m, c, elem, &partner);
     if (outcome == WOULD_BLOCK) {
-        CHECK(elem != NULL || c->elem_bytes == 0, "an element to be sent is NULL, and has %zu bytes",
-              c->elem_bytes);
+        CHECK(elem != NULL || c->elem_bytes == 0,
+              "an element to be sent is NULL, and has %zu bytes", c->elem_bytes);
         outcome = wait_in_queue(c, (void *)(uintptr_t)elem, true) ? DONE : CLOSED;
     } else {
         mutex_unlock(&c->lock);
@@ -478,8 +479,11 @@ static int select_wait(struct selection *sel, enum outcome *outcome)
     waiter_init(&waiter);
     for (size_t i = 0; i < sel->n; i++) {
         loam_select_case *k = &sel->cases[i];
-        sel->sudogs[i] = (struct sudog){.waiter = &waiter, .chan = k->chan, .elem = k->elem,
-                                        .is_send = k->direction == LOAM_SEND, .is_select = true,
+        sel->sudogs[i] = (struct sudog){.waiter = &waiter,
+                                        .chan = k->chan,
+                                        .elem = k->elem,
+                                        .is_send = k->direction == LOAM_SEND,
+                                        .is_select = true,
                                         .index = (int)i};
         if (k->chan != NULL) {
             CHECK(k->elem != NULL || k->direction == LOAM_RECV || k->chan->elem_bytes == 0,

@@ -35,7 +35,8 @@ static struct {
 
 struct g *allg_get(uint32_t index)
 {
-    return &load_acq(&allgs.blocks[index / BLOCK])[index % BLOCK]; /* acquire: pairs with allg_new */
+    return &load_acq(
+        &allgs.blocks[index / BLOCK])[index % BLOCK]; /* acquire: pairs with allg_new */
 }
 
 uint32_t allg_count(void)
@@ -49,8 +50,7 @@ struct g *allg_new(void)
     mutex_lock(&allgs.lock);
     uint32_t n = load_rlx(&allgs.n);
     if (n == allgs.room && n < BLOCK * BLOCKS_MAX) {
-        struct g *block =
-            persistentalloc(BLOCK * sizeof *block, CACHE_LINE, &heap.stats.other_sys);
+        struct g *block = persistentalloc(BLOCK * sizeof *block, CACHE_LINE, &heap.stats.other_sys);
         if (block != NULL) {
             store_rel(&allgs.blocks[n / BLOCK], block); /* release: zeroes; pairs with allg_get */
             allgs.room += BLOCK;

@@ -419,7 +419,8 @@ int loam_connect(int fd, const struct sockaddr *addr, socklen_t len)
     int saved_errno = errno;
     int r;
     while ((r = connect(fd, addr, len)) != 0 && errno == EAGAIN) {
-        loam_sleep(FULL_PAUSE_NS); /* a local socket whose backlog is full: nothing tells when it is not */
+        loam_sleep(
+            FULL_PAUSE_NS); /* a local socket whose backlog is full: nothing tells when it is not */
     }
     if (r != 0 && errno == EINPROGRESS) {
         r = finish_connect(fd, addr, len);

@@ -1,6 +1,7 @@
 /* sched.h - goroutines (G), the threads that run them (M, here `worker`), and the right to run one (P).
  *
- *   sched.c    queues, parking and waking, workers, the monitor
+ *   sched.c    a goroutine's life, parking             runq.c     queues
+ *   worker.c   threads, and what they do without work  monitor.c  who does not come back
  *   stack.c    stacks
  *   chan.c     channels and select            sync.c   wait groups and mutexes
  *   timer.c    sleeping                       netpoll.c  descriptors
@@ -33,20 +34,21 @@ struct g {
     uintptr_t sp;                    /* while parked */
     uintptr_t stack_low, stack_high; /* [guard.. low, high) */
     _Atomic uint32_t status;         /* enum g_status */
-    _Atomic uint32_t scanned;        /* the last cycle in which its stack was scanned while it was parked */
-    struct g *next;                  /* in the queue or the free list that it is on */
+    _Atomic uint32_t
+        scanned;    /* the last cycle in which its stack was scanned while it was parked */
+    struct g *next; /* in the queue or the free list that it is on */
     void (*fn)(void *arg);
     _Atomic uintptr_t arg; /* until it starts: a root */
-    struct run_call *run; /* who waits for its end; NULL: nobody */
+    struct run_call *run;  /* who waits for its end; NULL: nobody */
     uint64_t id;
     _Atomic(const char *) why; /* what it waits for; NULL: for a processor */
     int64_t deadline;          /* of its timer; under timers.lock */
     struct waiter *timed;      /* what the timer decides; NULL: it alone wakes the goroutine */
-    uint32_t timer;            /* its place in the heap of timers, from 1; 0: none; under timers.lock */
+    uint32_t timer; /* its place in the heap of timers, from 1; 0: none; under timers.lock */
     uint8_t stack_class;
     uint8_t dead_cycles; /* ends of cycles since it ended */
-    bool ran;  /* since its stack was last looked at for what is not used any more */
-    bool cold; /* dead: its stack has no memory */
+    bool ran;            /* since its stack was last looked at for what is not used any more */
+    bool cold;           /* dead: its stack has no memory */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     void *fiber; /* the sanitizer's; of ASan the fake stack */
 #endif
@@ -93,9 +95,9 @@ struct worker {
     struct g *left;
     void (*after)(struct g *left, void *arg);
     void *after_arg;
-    _Atomic bool in_call;  /* its goroutine waits in a call of the system */
-    bool spinning;         /* looks for work in others' queues, counted in sched.spinning */
-    _Atomic uint32_t wake; /* futex: 1: it has been given a P, or work */
+    _Atomic bool in_call;     /* its goroutine waits in a call of the system */
+    bool spinning;            /* looks for work in others' queues, counted in sched.spinning */
+    _Atomic uint32_t wake;    /* futex: 1: it has been given a P, or work */
     struct worker *idle_next; /* under sched.lock */
     struct worker *all_next;
 };
@@ -106,13 +108,14 @@ struct sched {
     _Atomic(struct g *) free; /* ended goroutines beyond what Ps keep */
     struct p *idle_ps;
     struct worker *idle_workers;
-    uint32_t nworkers, nidle_workers, starting; /* starting: asked of the monitor, or not yet there */
+    uint32_t nworkers, nidle_workers,
+        starting; /* starting: asked of the monitor, or not yet there */
     struct worker *workers;
 
-    _Atomic uint32_t nglobal;  /* global.n, for who has no lock */
+    _Atomic uint32_t nglobal; /* global.n, for who has no lock */
     _Atomic uint32_t nidle_ps;
     _Atomic uint32_t spinning;
-    _Atomic uint64_t ngs;     /* that have not ended */
+    _Atomic uint64_t ngs; /* that have not ended */
     _Atomic uint64_t next_id;
     _Atomic uint32_t waiting_threads; /* plain threads that wait for goroutines */
     struct p *ps;
@@ -153,14 +156,55 @@ void waiter_park(struct waiter *w, void (*after)(struct g *g, void *arg), void *
                  const char *why);
 void waiter_wake(struct waiter *w); /* busy; no lock that who wakes may want */
 
+/* Busy. Leave `from` for `to`, which is claimed; back when somebody switches to `from`. MAY_SWITCH */
+void sched_switch_to(struct worker *w, struct g *from, struct g *to, bool for_good);
+/* g is in no queue any more. false: it is not yet parked, or the collector looks at its stack just now. */
+bool sched_claim_to_run(struct worker *w, struct g *g);
+
+/* [p.retake] Does w, which is busy, still have its P? */
+ALWAYS_INLINE void sched_look_at_p(struct worker *w)
+{
+    struct p *p = w->p;
+    if (p == NULL) {
+        return;
+    }
+    if (unlikely(load_rlx(&p->retake))) { /* relaxed: see [p.retake] */
+        mutex_lock(&p->retake_lock);
+        mutex_unlock(&p->retake_lock);
+    }
+    if (unlikely(load_acq(&p->owner) != w)) { /* acquire: pairs with take_p */
+        w->p = NULL;
+    }
+}
+
+void sched_set_procs(int n); /* GOMAXPROCS has changed */
+void sched_fork_child(struct m *self);
+bool sched_start(void); /* false and errno */
+_Noreturn COLD void sched_misuse(const char *what);
+
+enum { FAIR_TICKS = 61 }; /* Go's: so often the global queue comes first */
+
+/* -- worker.c ---------------------------------------------------------------------------------- */
+void worker_main(void *arg);
+void worker_start_failed(void);
 void sched_ready(struct g *g);               /* busy */
 void sched_ready_list(struct gqueue *ready); /* the same of several; not a worker's, perhaps */
-void sched_set_procs(int n);                 /* GOMAXPROCS has changed */
-void sched_fork_child(struct m *self);
-void sched_thread_ended(void);
-bool sched_start(void);                      /* false and errno */
-void sched_poke_poller(int64_t when);        /* there is something to wait for no longer than `when` */
-_Noreturn COLD void sched_misuse(const char *what);
+void sched_poke_poller(int64_t when); /* there is something to wait for no longer than `when` */
+bool sched_poll_and_timers(struct gqueue *ready);
+bool sched_acquire_p(struct worker *w); /* an idle one */
+void sched_wake_p(void);                /* there may be work for one more. [idle.last] */
+/* Under sched.lock. One worker that sleeps gets P, and looks for work; false: none sleeps. */
+bool sched_hand_over_locked(struct p *p, bool spinning);
+void sched_give_idle_p_locked(struct p *p);
+void gfree_put_locked(struct g *g); /* ended goroutines beyond what Ps keep */
+struct g *gfree_take_locked(void);
+
+/* -- monitor.c --------------------------------------------------------------------------------- */
+void monitor_main(void *arg);
+void monitor_p_taken(void); /* a P that was idle is in use */
+void monitor_want_worker(void);
+void sched_thread_ended(void); /* under world.lock, at any moment */
+void monitor_fork_child(void);
 
 ALWAYS_INLINE void gqueue_put(struct gqueue *q, struct g *g)
 {
@@ -186,11 +230,11 @@ ALWAYS_INLINE struct g *gqueue_take(struct gqueue *q)
 }
 
 /* -- stack.c ----------------------------------------------------------------------------------- */
-enum { STACK_DEFAULT_CLASS = 2 }; /* 256 KiB */
+enum { STACK_DEFAULT_CLASS = 2 };                   /* 256 KiB */
 bool stack_class_for(size_t bytes, uint8_t *class); /* false: too much */
 bool stack_alloc(struct g *g, uint8_t class);       /* false: no memory or addresses */
 void stack_free(struct g *g);
-void stack_discard(struct g *g);            /* all of it, it is not in use */
+void stack_discard(struct g *g);              /* all of it, it is not in use */
 void stack_shrink(struct g *g, uintptr_t sp); /* what was used below sp and is not now */
 bool stack_guards(const struct g *g, uintptr_t addr);
 
@@ -204,22 +248,24 @@ void timers_fork_child(void);
 
 /* -- netpoll.c --------------------------------------------------------------------------------- */
 uint32_t netpoll_waiters(void);
-int netpoll_open(void); /* 0, or an errno value */
+int netpoll_open(void);                         /* 0, or an errno value */
 bool netpoll(struct gqueue *ready, int64_t ns); /* true: something happened */
 void netpoll_fork_child(void);
 
 /* -- gscan.c ----------------------------------------------------------------------------------- */
-struct g *allg_new(void);               /* registered; NULL: no memory */
-struct g *allg_get(uint32_t index);     /* below allg_count */
+struct g *allg_new(void);           /* registered; NULL: no memory */
+struct g *allg_get(uint32_t index); /* below allg_count */
 uint32_t allg_count(void);
-void gscan_resume(struct m *m, struct g *g); /* g is about to run: its stack, if a cycle still wants it */
+void gscan_resume(struct m *m,
+                  struct g *g); /* g is about to run: its stack, if a cycle still wants it */
 void gscan_born(struct m *m, struct g *g, uintptr_t arg); /* not yet parked */
 void gscan_init(void);
 void gscan_fork_child(void);
 
 /* -- report.c ---------------------------------------------------------------------------------- */
 void report_goroutines(int fd);
-void report_if_stuck(void); /* not busy, or on a worker's own stack; ends the process when nothing can go on any more */
+void report_if_stuck(
+    void); /* not busy, or on a worker's own stack; ends the process when nothing can go on any more */
 void report_init(void); /* crashes name the goroutine */
 
 #endif

@@ -22,9 +22,9 @@ enum {
     LEAST_SHIFT = 16,
     CHUNK_SHIFT = 26,
     CLASSES = CHUNK_SHIFT - LEAST_SHIFT + 1,
-    HUGE_CLASS = CLASSES,   /* HUGE_CLASS + k: 2 << k chunks */
-    HUGE_SHIFTS = 11,       /* up to 128 GiB with the guard */
-    CHUNKS_MAX = 1 << 14,   /* 1 TiB */
+    HUGE_CLASS = CLASSES, /* HUGE_CLASS + k: 2 << k chunks */
+    HUGE_SHIFTS = 11,     /* up to 128 GiB with the guard */
+    CHUNKS_MAX = 1 << 14, /* 1 TiB */
     CHUNKS_LEAST = 1 << 2,
     KEEP_BYTES = 16 << 10, /* below the stack pointer, when the rest goes back */
 };
@@ -33,17 +33,18 @@ enum {
 
 #define UNGUARDED (1u << 31)
 
-struct slots { /* of one class */
+struct slots {      /* of one class */
     uint32_t *free; /* numbers: chunk << CLASSES | place in it, and perhaps UNGUARDED */
     size_t nfree, room;
-    uint32_t nchunks;     /* of the class */
-    uint32_t chunk, next; /* where slots that were never used are taken from; next == per chunk: nowhere */
+    uint32_t nchunks; /* of the class */
+    uint32_t chunk,
+        next; /* where slots that were never used are taken from; next == per chunk: nowhere */
 };
 
 static struct {
     struct mutex lock;
     uintptr_t base;
-    uint32_t nchunks;                /* reserved */
+    uint32_t nchunks; /* reserved */
     struct slots classes[CLASSES];
     uint64_t taken[CHUNKS_MAX / 64]; /* a bit for each chunk */
 } stacks;

@@ -105,9 +105,10 @@ struct m {
     uintptr_t tp; /* thread pointer, where its thread-local storage hangs */
     uintptr_t stack_low, stack_high;
     bool is_library; /* one of the library's own threads, which runs functions of the program */
-    bool is_first; /* the process's first thread, whose stack may grow below stack_low */
+    bool is_first;   /* the process's first thread, whose stack may grow below stack_low */
     struct stack_ref *stacks;
-    struct worker *worker; /* sched/: it runs goroutines, then stack_low and stack_high are those of the one that runs */
+    struct worker *
+        worker; /* sched/: it runs goroutines, then stack_low and stack_high are those of the one that runs */
 
     struct m *next, *prev; /* registry, under world.lock; free list */
 

@@ -1,0 +1,425 @@
+/* worker.c - the threads that run goroutines, and the Ps that let them.
+ *
+ * Model       A worker has a P and runs what its queue holds; without work it looks at timers, the global queue, descriptors and
+ *             other Ps' queues, then gives its P back and sleeps: one in the poll, until something happens or is due, the
+ *             others in a futex, until they are given a P.
+ * Invariants  [idle.last]  at sched.c
+ * Locking     sched.lock, for moments; under it nothing but a futex wake.
+ * From Go     proc.go: findRunnable, startm, stopm, wakep.
+ * Tests       tests/api/goroutines.c
+ */
+#include "sched/runq.h"
+
+#include "base/check.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#if defined(__SANITIZE_THREAD__)
+void *__tsan_get_current_fiber(void);
+#endif
+
+void gfree_put_locked(struct g *g)
+{
+    g->next = load_rlx(&sched.free);
+    store_rlx(&sched.free, g);
+}
+
+struct g *gfree_take_locked(void)
+{
+    struct g *g = load_rlx(&sched.free);
+    if (g != NULL) {
+        store_rlx(&sched.free, g->next);
+    }
+    return g;
+}
+
+/* -- Ps and workers ---------------------------------------------------------------------------- */
+
+static struct p *take_idle_p_locked(void)
+{
+    struct p *p = sched.idle_ps;
+    if (p != NULL) {
+        sched.idle_ps = p->idle_next;
+        sub_rlx(&sched.nidle_ps, 1u);
+    }
+    return p;
+}
+
+void sched_give_idle_p_locked(struct p *p)
+{
+    store_rel(&p->owner, NULL); /* release: its queue and lists; pairs with own_p */
+    p->idle_next = sched.idle_ps;
+    sched.idle_ps = p;
+    add_rlx(&sched.nidle_ps, 1u); /* ordered by the lock, and by the fence of who goes to sleep */
+}
+
+static void own_p(struct worker *w, struct p *p)
+{
+    w->p = p;
+    store_rlx(&p->preempt, false);
+    store_rel(&p->owner, w); /* release: with the taking under the lock, all that was done before */
+    monitor_p_taken();
+}
+
+bool sched_acquire_p(struct worker *w)
+{
+    if (load_rlx(&sched.nidle_ps) == 0) {
+        return false;
+    }
+    mutex_lock(&sched.lock);
+    struct p *p = take_idle_p_locked();
+    mutex_unlock(&sched.lock);
+    if (p != NULL) {
+        own_p(w, p);
+    }
+    return p != NULL;
+}
+
+/* One worker that sleeps gets P, and looks for work. */
+bool sched_hand_over_locked(struct p *p, bool spinning)
+{
+    struct worker *w = sched.idle_workers;
+    if (w == NULL) {
+        return false;
+    }
+    sched.idle_workers = w->idle_next;
+    sched.nidle_workers--;
+    w->spinning = spinning;
+    own_p(w, p);
+    store_rel(&w->wake, 1u); /* release: all of that; pairs with sleep_idle */
+    os_futex_wake(&w->wake, 1);
+    return true;
+}
+
+/* There may be work for one more. [idle.last] */
+void sched_wake_p(void)
+{
+    uint32_t none = 0;
+    if (load_sc(&sched.nidle_ps) == 0 || load_sc(&sched.spinning) != 0 ||
+        !cas_sc(&sched.spinning, &none, 1u)) {
+        return;
+    }
+    mutex_lock(&sched.lock);
+    struct p *p = take_idle_p_locked();
+    bool done = p != NULL && sched_hand_over_locked(p, true);
+    if (p != NULL && !done) {
+        sched_give_idle_p_locked(p);
+    }
+    mutex_unlock(&sched.lock);
+    if (!done) {
+        sub_acqrel(&sched.spinning, 1u);
+        if (p != NULL && load_sc(&sched.polling)) {
+            os_poll_wake();
+        } else if (p != NULL) {
+            monitor_want_worker();
+        }
+    }
+}
+
+static void stop_spinning(struct worker *w, bool found)
+{
+    if (w->spinning) {
+        w->spinning = false;
+        uint32_t left = atomic_fetch_sub_explicit(&sched.spinning, 1, memory_order_seq_cst);
+        if (found && left == 1) {
+            sched_wake_p(); /* where there was one there may be more */
+        }
+    }
+}
+
+/* -- waking ------------------------------------------------------------------------------------ */
+
+void sched_ready(struct g *g)
+{
+    struct worker *w = sched_worker();
+    if (w == NULL || w->p == NULL) {
+        runq_put_global(g);
+        fence_sc(); /* [idle.last] */
+    } else {
+        /* seq_cst: [idle.last] */
+        struct g *old = xchg_sc(&w->p->next, g);
+        if (old != NULL) {
+            runq_put(w->p, old);
+        }
+    }
+    sched_wake_p();
+}
+
+void sched_ready_list(struct gqueue *ready)
+{
+    if (ready->n == 0) {
+        return;
+    }
+    uint32_t n = ready->n;
+    runq_put_all_global(ready);
+    *ready = (struct gqueue){0};
+    fence_sc(); /* [idle.last] */
+    for (uint32_t i = 0; i < n && load_rlx(&sched.nidle_ps) != 0; i++) {
+        sched_wake_p();
+    }
+}
+
+bool sched_poll_and_timers(struct gqueue *ready)
+{
+    bool any = false;
+    if (timers_next() != INT64_MAX) {
+        any = timers_take(ready, os_nanotime());
+    }
+    if (netpoll_waiters() != 0) {
+        any = netpoll(ready, 0) || any;
+    }
+    return any;
+}
+
+/* -- the loop of a worker ---------------------------------------------------------------------- */
+
+static bool any_queue_has_work(void)
+{
+    if (load_rlx(&sched.nglobal) != 0) {
+        return true;
+    }
+    int n = load_rlx(&sched.procs);
+    for (int i = 0; i < n; i++) {
+        if (!runq_is_empty(&sched.ps[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Is w without a P: until it is given one, or nobody else waits for descriptors and times and it does. */
+static void wait_idle(struct worker *w)
+{
+    struct m_wait wait;
+    m_leave(w->m);
+    m_begin_wait(w->m, &wait);
+    while (load_acq(&w->wake) == 0) { /* acquire: pairs with sched_hand_over_locked */
+        os_futex_wait(&w->wake, 0, -1);
+    }
+    m_end_wait(w->m, &wait);
+    m_enter(w->m);
+}
+
+static void sleep_idle(struct worker *w)
+{
+    store_rlx(&w->wake, 0u);
+    mutex_lock(&sched.lock);
+    w->idle_next = sched.idle_workers;
+    sched.idle_workers = w;
+    sched.nidle_workers++;
+    bool last = sched.nidle_workers == sched.nworkers;
+    mutex_unlock(&sched.lock);
+    if (last) {
+        report_if_stuck();
+    }
+    wait_idle(w);
+}
+
+/* Wait for descriptors and times without a P. False: somebody else does. */
+static bool wait_polling(struct worker *w)
+{
+    bool nobody = false;
+    if (load_rlx(&sched.polling) || !cas_sc(&sched.polling, &nobody, true)) {
+        return false;
+    }
+    /* seq_cst: polling, then a look at the timers; pairs with sched_poke_poller: one of the two sees the other. */
+    fence_sc();
+    int64_t until = timers_next();
+    store_sc(&sched.poll_until, until);
+    if (timers_next() <
+        until) { /* who started that may have seen what an earlier poller waited for */
+        until = timers_next();
+    }
+    int64_t now = until == INT64_MAX ? 0 : os_nanotime();
+    struct gqueue ready = {0};
+    struct m_wait wait;
+    m_leave(w->m);
+    m_begin_wait(w->m, &wait);
+    (void)netpoll(&ready, until == INT64_MAX ? -1 : until > now ? until - now : 0);
+    m_end_wait(w->m, &wait);
+    m_enter(w->m);
+    store_rlx(&sched.poll_until, INT64_MAX);
+    store_sc(&sched.polling, false);
+    store_rlx(&sched.polled_at, os_nanotime());
+    (void)timers_take(&ready, os_nanotime());
+    if (sched_acquire_p(w)) {
+        for (struct g *g; (g = gqueue_take(&ready)) != NULL;) {
+            runq_put(w->p, g);
+        }
+        w->spinning =
+            true; /* so that somebody else takes over the poll, at the latest when w finds work */
+        add_acqrel(&sched.spinning, 1u);
+    } else {
+        sched_ready_list(&ready);
+    }
+    return true;
+}
+
+void sched_poke_poller(int64_t when)
+{
+    fence_sc(); /* the timer or the ask, then polling; pairs with wait_polling */
+    if (load_sc(&sched.polling)) {
+        if (when < load_rlx(&sched.poll_until)) {
+            os_poll_wake();
+        }
+    } else {
+        sched_wake_p(); /* who finds nothing to do polls */
+    }
+}
+
+/* w, which has found nothing, gives its P back, and sleeps if there is still nothing. */
+static void go_idle(struct worker *w)
+{
+    mutex_lock(&sched.lock);
+    if (sched.global.n != 0) {
+        mutex_unlock(&sched.lock);
+        return;
+    }
+    sched_give_idle_p_locked(w->p);
+    w->p = NULL;
+    mutex_unlock(&sched.lock);
+    bool spun = w->spinning;
+    stop_spinning(w, false);
+    fence_sc(); /* [idle.last] */
+    if (any_queue_has_work()) {
+        if (sched_acquire_p(w)) {
+            w->spinning = spun;
+            if (spun) {
+                add_acqrel(&sched.spinning, 1u);
+            }
+        }
+        return; /* or somebody else has it */
+    }
+    if ((netpoll_waiters() != 0 || timers_next() != INT64_MAX) && wait_polling(w)) {
+        return;
+    }
+    sleep_idle(w);
+}
+
+/* GOMAXPROCS was lowered: this P is none of them. */
+static bool is_retired(struct worker *w)
+{
+    struct p *p = w->p;
+    if (likely(p->id < (uint32_t)load_rlx(&sched.procs))) {
+        return false;
+    }
+    struct gqueue q = {0};
+    for (struct g *g; (g = runq_take_next(p)) != NULL || (g = runq_take(p)) != NULL;) {
+        gqueue_put(&q, g);
+    }
+    w->p = NULL;
+    mutex_lock(&sched.lock);
+    while (p->free != NULL) {
+        struct g *g = p->free;
+        p->free = g->next;
+        gfree_put_locked(g);
+    }
+    p->nfree = 0;
+    p->retired = true;
+    store_rel(&p->owner, NULL);
+    mutex_unlock(&sched.lock);
+    sched_ready_list(&q);
+    return true;
+}
+
+static bool may_spin(struct worker *w)
+{
+    return w->spinning || 2 * (int64_t)load_rlx(&sched.spinning) <
+                              load_rlx(&sched.procs) - (int64_t)load_rlx(&sched.nidle_ps);
+}
+
+static struct g *look_for_work(struct worker *w)
+{
+    struct p *p = w->p;
+    struct gqueue ready = {0};
+    if (sched_poll_and_timers(&ready)) {
+        struct g *first = gqueue_take(&ready);
+        for (struct g *g; (g = gqueue_take(&ready)) != NULL;) {
+            runq_put(p, g);
+        }
+        if (first != NULL) {
+            return first;
+        }
+    }
+    struct g *g = load_rlx(&p->tick) % FAIR_TICKS == 0 ? runq_take_global(p, 1) : NULL;
+    g = g != NULL ? g : runq_take_next(p);
+    g = g != NULL ? g : runq_take(p);
+    g = g != NULL ? g : runq_take_global(p, RUNQ_SLOTS / 2);
+    if (g == NULL && may_spin(w)) {
+        if (!w->spinning) {
+            w->spinning = true;
+            add_acqrel(&sched.spinning, 1u);
+        }
+        g = runq_steal(w);
+    }
+    return g;
+}
+
+static struct g *find_runnable(struct worker *w)
+{
+    for (;;) {
+        sched_look_at_p(w);
+        if (w->p == NULL && !sched_acquire_p(w)) {
+            stop_spinning(w, false);
+            sleep_idle(w);
+            continue;
+        }
+        if (is_retired(w)) {
+            continue;
+        }
+        struct g *g = look_for_work(w);
+        if (g == NULL) {
+            go_idle(w);
+            continue;
+        }
+        stop_spinning(w, true);
+        if (sched_claim_to_run(w, g)) {
+            return g;
+        }
+        runq_put(w->p, g);
+        cpu_relax();
+    }
+}
+
+static _Noreturn void worker_loop(struct worker *w)
+{
+    m_enter(w->m);
+    for (;;) {
+        struct g *g = find_runnable(w);
+        sched_switch_to(w, &w->g0, g, false);
+    }
+}
+
+void worker_start_failed(void)
+{
+    mutex_lock(&sched.lock);
+    sched.starting--;
+    mutex_unlock(&sched.lock);
+}
+
+void worker_main(void *arg)
+{
+    struct worker *w = arg;
+    struct m *m = m_get();
+    if (m == NULL || !os_altstack_install()) {
+        warnf("no memory for a thread that runs goroutines; those that there are go on");
+        worker_start_failed();
+        return;
+    }
+    w->m = m;
+    w->g0.stack_low = m->stack_low;
+    w->g0.stack_high = m->stack_high;
+#if defined(__SANITIZE_THREAD__)
+    w->g0.fiber = __tsan_get_current_fiber();
+#endif
+    m->worker = w;
+    mutex_lock(&sched.lock);
+    sched.starting--;
+    sched.nworkers++;
+    w->all_next = sched.workers;
+    sched.workers = w;
+    mutex_unlock(&sched.lock);
+    pthread_sigmask(SIG_SETMASK, (const sigset_t *)sched.mask, NULL); /* it is the program's */
+    worker_loop(w);
+}
