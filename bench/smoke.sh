@@ -82,5 +82,14 @@ smoke drop -peak 0.02 -live 2 -seconds 0.1
 for scenario in oscillate noscan stacks globals limit; do
     smoke pace -scenario $scenario -seconds 0.3 -limit 32
 done
+for procs in 1 2; do
+    for case in spawn yield ping-pong buffered park-ready select4; do
+        smoke sched -case $case -ops 20000 -repeat 2 -procs $procs
+    done
+    for case in spawn-batch yield-many mutex mutex-yield fanout parked; do
+        smoke sched -case $case -goroutines 100 -ops 20000 -repeat 2 -procs $procs
+    done
+    smoke sched -case sleep -goroutines 100 -ops 1000 -repeat 2 -procs $procs
+done
 echo "$ran runs"
 exit $failed

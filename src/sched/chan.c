@@ -67,7 +67,7 @@ static loam_chan *make(size_t elem_bytes, size_t capacity, const loam_type *elem
         if (buf == NULL) {
             return NULL;
         }
-        loam_store(&c->buf, buf);
+        gc_store(malloc_self(), &c->buf, (uintptr_t)buf);
     }
     c->elem_bytes = elem_bytes;
     c->capacity = capacity;
@@ -340,9 +340,7 @@ bool loam_chan_recv(loam_chan *c, void *elem)
 
 void loam_chan_close(loam_chan *c)
 {
-    if (c == NULL) {
-        sched_misuse("close of a channel that is NULL");
-    }
+    CHECK(c != NULL, "close of a channel that is NULL");
     struct m *m = enter();
     struct sudog *all = NULL;
     mutex_lock(&c->lock);
@@ -552,6 +550,6 @@ int loam_select(loam_select_case *cases, size_t n, bool block)
     uint16_t *orders = (uint16_t *)(room + n * sizeof(struct sudog));
     struct selection sel = {cases, n, orders, orders + n, (struct sudog *)room};
     int chosen = select_in(&sel, block);
-    loam_free(room);
+    malloc_free(malloc_self(), room);
     return chosen;
 }
