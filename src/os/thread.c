@@ -39,9 +39,9 @@
 #define AFFINITY_WORDS 128        /* 8192 processors, the most that Linux is built for */
 
 #if defined(__SANITIZE_THREAD__)
-enum { SANITIZER_THREADS = 1 };
+static int sanitizer_threads = 1; /* its own; not in fork's child */
 #else
-enum { SANITIZER_THREADS = 0 };
+static int sanitizer_threads;
 #endif
 
 static _Atomic int own_threads; /* from when they run until they are about to end: rather too few */
@@ -107,7 +107,7 @@ int os_count_threads(void)
         at = strchr(at, ' ');
         at = at == NULL ? NULL : at + 1;
     }
-    return at == NULL ? -1 : atoi(at) - load_rlx(&own_threads) - SANITIZER_THREADS;
+    return at == NULL ? -1 : atoi(at) - load_rlx(&own_threads) - sanitizer_threads;
 }
 
 bool os_thread_sleeps(int tid)
@@ -122,6 +122,7 @@ bool os_thread_sleeps(int tid)
 void os_thread_fork_child(void)
 {
     store_rlx(&own_threads, 0);
+    sanitizer_threads = 0;
 }
 
 int os_tgkill(int tid, int signo)

@@ -49,6 +49,7 @@ struct loam_chan {
     size_t send_at, recv_at;
     struct waitq senders, receivers;
 };
+/* NOLINTNEXTLINE(bugprone-sizeof-expression): so the macro counts its fields */
 LOAM_TYPE(loam_chan, buf);
 
 static loam_chan *make(size_t elem_bytes, size_t capacity, const loam_type *elem)

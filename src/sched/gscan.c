@@ -93,8 +93,8 @@ static void scan_parked(struct gcwork *w, struct g *g, uint32_t cycle)
 
 static void cool_dead(struct g *g)
 {
-    if (g->stack_high != 0 && !g->cold && claim(g, G_DEAD)) {
-        if (g->stack_high != 0 && ++g->dead_cycles >= COLD_CYCLES) {
+    if (claim(g, G_DEAD)) {
+        if (g->stack_high != 0 && !g->cold && ++g->dead_cycles >= COLD_CYCLES) {
             stack_discard(g);
             g->cold = true;
         }

@@ -319,16 +319,13 @@ static ssize_t call(call_fn *fn, int fd, void *buf, size_t n, int flags, int eve
     struct iovec iov = {buf, n};
     bool can = on_goroutine();
     for (;;) {
-        ssize_t r;
-        if (can) {
-            r = fn(fd, &iov, flags, WITHOUT_WAITING);
-            if (r < 0 && (errno == EOPNOTSUPP || errno == ENOSYS) &&
-                (fn == call_read || fn == call_write)) {
-                can = false;
-                (void)wait_for(fd, events); /* of a terminal, for example */
+        ssize_t r = can ? fn(fd, &iov, flags, WITHOUT_WAITING) : 0;
+        if (r < 0 && (errno == EOPNOTSUPP || errno == ENOSYS) &&
+            (fn == call_read || fn == call_write)) {
+            can = false; /* a terminal, for example, or an old kernel */
+            if (n != 0 && (fcntl(fd, F_GETFL) & O_NONBLOCK) == 0) {
+                (void)wait_for(fd, events);
             }
-        } else {
-            r = 0;
         }
         if (!can) {
             say_in_call(true);

@@ -211,6 +211,10 @@ static void bury(struct g *g, void *arg)
     if (g->stack_class != STACK_DEFAULT_CLASS) {
         stack_free(g);
     }
+#if defined(__SANITIZE_THREAD__)
+    __tsan_destroy_fiber(g->fiber);
+    g->fiber = NULL;
+#endif
     sub_rlx(&sched.ngs, UINT64_C(1));
     if (g->run != NULL) {
         tell_end(g->run);
@@ -354,9 +358,7 @@ static int start(const loam_go_options *options, void (*fn)(void *arg), void *ar
     store_rlx(&g->why, NULL);
     gscan_born(m, g, (uintptr_t)arg);
 #if defined(__SANITIZE_THREAD__)
-    if (g->fiber == NULL) {
-        g->fiber = __tsan_create_fiber(0);
-    }
+    g->fiber = __tsan_create_fiber(0);
 #endif
     add_rlx(&sched.ngs, UINT64_C(1));
     store_rel(&g->status,

@@ -69,9 +69,9 @@ bool stack_class_for(size_t bytes, uint8_t *class)
     if (bytes > GIB(64)) {
         return false;
     }
-    for (uint8_t k = 0; k < HUGE_CLASS + HUGE_SHIFTS; k++) {
-        if (bytes <= class_bytes(k) - guard_bytes()) {
-            *class = k;
+    for (int k = 0; k < HUGE_CLASS + HUGE_SHIFTS; k++) {
+        if (bytes <= class_bytes((uint8_t)k) - guard_bytes()) {
+            *class = (uint8_t)k;
             return true;
         }
     }

@@ -1,6 +1,6 @@
 /* Channels hand over every element once, whole and in order, from whoever sends to whoever receives, goroutine or plain
- * thread; closed ones give what is left, then false and zeroes; elements with pointers are alive wherever they wait; what
- * a program must not do ends it with a message.
+ * thread; closed ones give what is left, then false and zeroes; elements with pointers are alive wherever they wait;
+ * what a program must not do ends it with a message.
  *
  * TEST_LABEL: quick
  * TEST_RUN: default | | | 90

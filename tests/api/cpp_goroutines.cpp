@@ -1,5 +1,5 @@
-/* C++ on goroutines: exceptions are thrown and caught over frames that have parked, destructors run on the way, a lambda
- * without captures is a goroutine's function, and an exception that nobody catches ends the program as it does on a
+/* C++ on goroutines: exceptions are thrown and caught over frames that have parked, destructors run on the way, a
+ * lambda without captures is a goroutine's function, and an exception that nobody catches ends the program as it does on a
  * thread. (The exception that is being handled belongs to the thread: no park in a catch block, nor while one passes.)
  *
  * TEST_LABEL: quick

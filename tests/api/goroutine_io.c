@@ -1,6 +1,6 @@
 /* Waiting for a descriptor parks the goroutine and not its thread, whether the descriptor blocks or not; each call does
- * what its system call does, EAGAIN excepted; deadlines pass, peers close, several wait for one, numbers are used again;
- * five hundred connections are served at a time on a handful of threads.
+ * what its system call does, EAGAIN excepted; deadlines pass, peers close, several wait for one, numbers are used
+ * again; five hundred connections are served at a time on a handful of threads.
  *
  * TEST_LABEL: quick
  * TEST_RUN: default | | | 90

@@ -1,6 +1,6 @@
 /* A goroutine that computes without end, or sits in a system call that the library does not know of, or between
- * loam_enter_blocking and loam_exit_blocking, keeps no other from running for more than 20 ms; and when it comes back it
- * is one of GOMAXPROCS again.
+ * loam_enter_blocking and loam_exit_blocking, keeps no other from running for more than 20 ms; and when it comes back
+ * it is one of GOMAXPROCS again.
  *
  * The measure is how late a goroutine wakes that sleeps a millisecond at a time. A plain thread beside it does the same
  * with the system's own sleep: as late as that is the machine. What a machine does to one of them alone does not

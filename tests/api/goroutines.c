@@ -960,7 +960,7 @@ static void *wait_for_runs(void *arg)
     return arg;
 }
 
-/* A handler that allocates runs on whatever stack is there, also in the middle of a switch, and on threads that wait. */
+/* A handler that allocates runs on whatever stack is there, in the middle of a switch, and on threads that wait. */
 static void interrupted_while_they_switch(void)
 {
     struct sigaction sa;
