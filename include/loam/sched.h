@@ -33,6 +33,8 @@
  *    that the process ends with a message that names the goroutine. Pointers to locals may be handed to other goroutines,
  *    as long as the function has not returned; what is stored through them needs no LOAM_SET only if the goroutine
  *    whose locals they are does it.
+ *    Others may read such a local that points into the heap while its goroutine waits for them, not while it runs.
+ *  - An exception of C++ that is being handled belongs to the thread: nothing parks within a catch block.
  *  - The child of a fork has no goroutines but the one that forked, which becomes an ordinary thread.
  *
  * Plain threads and goroutines live together: any attached thread may call all of this, and waits as a thread where a

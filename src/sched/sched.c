@@ -490,6 +490,13 @@ void sched_leave(enum sched_call call)
     m_leave(m);
 }
 
+/* ThreadSanitizer keeps a handler from running until the wait is over: there a thread that waits looks for itself. */
+#if defined(__SANITIZE_THREAD__)
+enum { WAIT_NS = 1000000 };
+#else
+enum { WAIT_NS = -1 };
+#endif
+
 void waiter_init(struct waiter *wt)
 {
     struct worker *w = sched_worker();
@@ -497,13 +504,6 @@ void waiter_init(struct waiter *wt)
     store_rlx(&wt->woken, 0u);
     store_rlx(&wt->decided, 0u);
 }
-
-#if defined( \
-    __SANITIZE_THREAD__) /* which keeps the handler of a handshake from running until the wait is over */
-enum { WAIT_NS = 1000000 };
-#else
-enum { WAIT_NS = -1 };
-#endif
 
 void waiter_park(struct waiter *wt, void (*after)(struct g *g, void *arg), void *arg,
                  const char *why)
@@ -564,6 +564,20 @@ void loam_yield(void)
     sched_leave(SCHED_STAYS);
 }
 
+static void sleep_as_thread(int64_t ns)
+{
+    struct m *m = current_m();
+    for (int64_t left = ns; left > 0; left -= WAIT_NS) {
+        os_sleep_ns(WAIT_NS > 0 && left > WAIT_NS ? WAIT_NS : left);
+        if (m != NULL && m_asked(m)) {
+            m_poll(m);
+        }
+        if (WAIT_NS < 0) {
+            break;
+        }
+    }
+}
+
 void loam_sleep(int64_t ns)
 {
     if (ns <= 0) {
@@ -571,7 +585,7 @@ void loam_sleep(int64_t ns)
     }
     struct worker *w = sched_worker();
     if (w == NULL || w->g == NULL) {
-        os_sleep_ns(ns);
+        sleep_as_thread(ns);
         return;
     }
     int64_t now = os_nanotime();
@@ -585,7 +599,7 @@ void loam_sleep(int64_t ns)
     }
     sched_leave(SCHED_STAYS);
     if (!started) { /* no memory for the timer */
-        os_sleep_ns(ns);
+        sleep_as_thread(ns);
     }
 }
 /* -- loam_run ---------------------------------------------------------------------------------- */
