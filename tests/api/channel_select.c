@@ -6,7 +6,7 @@
  * TEST_RUN: one_proc | GOMAXPROCS=1 | | 90
  * TEST_RUN: four_procs | GOMAXPROCS=4 GOGC=10 | | 90
  * TEST_RUN: clobberfree | GODEBUG=clobberfree=1 GOGC=5 | | 90
- * TEST_RUN: stress | GODEBUG=gcstress=1,clobberfree=1 | | 90 */
+ * TEST_RUN: stress | GODEBUG=gcstress=1,clobberfree=1 | | 90 | stress */
 #include "../support/test.h"
 
 #include <loam/sched.h>

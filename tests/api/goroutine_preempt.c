@@ -8,7 +8,7 @@
  *
  * --seconds N: how long each attempt is, in tenths (10)
  *
- * TEST_LABEL: quick
+ * TEST_LABEL: stress
  * TEST_RUN: one_proc | GOMAXPROCS=1 | | 120
  * TEST_RUN: two_procs | GOMAXPROCS=2 | | 120
  * TEST_RUN: collecting | GOMAXPROCS=2 GOGC=5 | | 120 */

@@ -6,7 +6,7 @@
  * TEST_RUN: default | | | 120
  * TEST_RUN: one_proc | GOMAXPROCS=1 | | 120
  * TEST_RUN: four_procs | GOMAXPROCS=4 GOGC=10 | | 120
- * TEST_RUN: stress | GODEBUG=gcstress=1,clobberfree=1 | | 120 */
+ * TEST_RUN: stress | GODEBUG=gcstress=1,clobberfree=1 | | 120 | stress */
 #include "../support/test.h"
 
 #include <sys/socket.h>

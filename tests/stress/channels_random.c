@@ -6,9 +6,9 @@
  *
  * TEST_LABEL: quick
  * TEST_RUN: default | | --seconds 4 | 90
- * TEST_RUN: one_proc | GOMAXPROCS=1 | --seconds 3 | 90
+ * TEST_RUN: one_proc | GOMAXPROCS=1 | --seconds 3 | 90 | stress
  * TEST_RUN: four_procs | GOMAXPROCS=4 GOGC=5 | --seconds 4 | 90
- * TEST_RUN: gcstress | GODEBUG=gcstress=20,clobberfree=1 | --seconds 4 | 90
+ * TEST_RUN: gcstress | GODEBUG=gcstress=20,clobberfree=1 | --seconds 4 | 90 | stress
  * TEST_RUN: checkmark | GODEBUG=gccheckmark=1,clobberfree=1 GOGC=5 | --seconds 4 | 90
  * TEST_RUN: stress | GOGC=5 | --seconds 30 | 180 | stress
  * TEST_RUN: stress_long | GOMAXPROCS=4 GODEBUG=clobberfree=1 GOGC=5 | --seconds 300 | 900 | long */

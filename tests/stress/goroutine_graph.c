@@ -6,11 +6,11 @@
  *
  * TEST_LABEL: quick
  * TEST_RUN: default | | --seconds 3 | 90
- * TEST_RUN: one_proc | GOMAXPROCS=1 GOGC=5 | --seconds 3 | 90
+ * TEST_RUN: one_proc | GOMAXPROCS=1 GOGC=5 | --seconds 3 | 90 | stress
  * TEST_RUN: clobberfree | GOMAXPROCS=4 GODEBUG=clobberfree=1 GOGC=5 | --seconds 4 | 90
  * TEST_RUN: checkmark | GODEBUG=gccheckmark=1,clobberfree=1 GOGC=5 | --seconds 4 --mib 2 | 90
- * TEST_RUN: gcstress | GODEBUG=gcstress=5,clobberfree=1 | --seconds 4 --mib 2 | 90
- * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1,clobberfree=1 GOGC=5 | --seconds 3 --mib 4 | 90
+ * TEST_RUN: gcstress | GODEBUG=gcstress=5,clobberfree=1 | --seconds 4 --mib 2 | 90 | stress
+ * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1,clobberfree=1 GOGC=5 | --seconds 3 --mib 4 | 90 | stress
  * TEST_RUN: stress | GOMAXPROCS=4 GODEBUG=clobberfree=1 GOGC=5 | --seconds 30 | 180 | stress
  * TEST_RUN: stress_checkmark | GODEBUG=gccheckmark=1,clobberfree=1 GOGC=5 | --seconds 30 --mib 2 | 180 | stress
  * TEST_RUN: stress_long | GODEBUG=gcstress=20,clobberfree=1 GOGC=5 | --seconds 300 | 900 | long
