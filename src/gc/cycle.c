@@ -151,7 +151,7 @@ static void on_detach(struct m *m)
     take_max(&m->pause_max_ns, &gc.pause_max); /* under world.lock, as take_pauses */
     take_max(&m->answer_max_ns, &gc.answer_max);
     if (gc.thread_ended != NULL) {
-        gc.thread_ended();
+        gc.thread_ended(m);
     }
 }
 

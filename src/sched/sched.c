@@ -206,7 +206,7 @@ static void bury(struct g *g, void *arg)
     uint32_t parked = G_PARKED; /* [gscan.claim] */
     while (!cas_acqrel(&g->status, &parked, G_RUNNING)) {
         parked = G_PARKED;
-        cpu_relax();
+        os_yield();
     }
     if (g->stack_class != STACK_DEFAULT_CLASS) {
         stack_free(g);
@@ -320,7 +320,7 @@ static struct g *born(struct m *m, uint8_t class)
     /* acquire: pairs with bury, and with the collector, which takes the stack's memory. */
     while (!cas_acqrel(&g->status, &dead, G_RUNNING)) {
         dead = G_DEAD;
-        cpu_relax();
+        os_yield();
     }
     if (g->stack_high != 0 && g->stack_class != class) {
         stack_free(g);

@@ -203,7 +203,7 @@ struct g *gfree_take_locked(void);
 void monitor_main(void *arg);
 void monitor_p_taken(void); /* a P that was idle is in use */
 void monitor_want_worker(void);
-void sched_thread_ended(void); /* under world.lock, at any moment */
+void sched_thread_ended(struct m *m); /* under world.lock, at any moment */
 void monitor_fork_child(void);
 
 ALWAYS_INLINE void gqueue_put(struct gqueue *q, struct g *g)
