@@ -55,7 +55,8 @@ void monitor_want_worker(void)
 /* Under world.lock, at any moment. */
 void sched_thread_ended(struct m *m)
 {
-    CHECK(m->worker == NULL, "a goroutine ended its thread (pthread_exit, loam_detach)");
+    CHECK(m != m_self || m->worker == NULL,
+          "a goroutine ended its thread (pthread_exit, loam_detach)");
     if (load_rlx(&sched.waiting_threads) != 0 || load_rlx(&sched.ngs) != 0) {
         store_sc(&monitor.ended, true);
         if (load_sc(&monitor.asleep)) {
