@@ -23,7 +23,8 @@ enum {
     BLOCK = 1024,
     BLOCKS_MAX = 1 << 14, /* 16 million goroutines at a time */
     BETWEEN_LOOKS = 64,   /* goroutines, between two safepoints */
-    COLD_CYCLES = 2,      /* so long an ended one keeps its memory */
+    CLAIM_PAUSE_NS = 10000,
+    COLD_CYCLES = 2, /* so long an ended one keeps its memory */
 };
 
 static struct {
@@ -78,7 +79,14 @@ static bool claim(struct g *g, uint32_t from)
 
 static void scan_parked(struct gcwork *w, struct g *g, uint32_t cycle)
 {
-    if (load_rlx(&g->scanned) != cycle && claim(g, G_PARKED)) {
+    while (load_rlx(&g->scanned) != cycle && load_acq(&g->status) != G_RUNNING) {
+        if (!claim(g, G_PARKED)) {
+            if (load_acq(&g->status) == G_DEAD) {
+                return;
+            }
+            cpu_relax(); /* a report was quicker, or it is about to run */
+            continue;
+        }
         if (load_rlx(&g->scanned) != cycle) {
             mark_stack(w, g);
             store_rlx(&g->scanned, cycle);
@@ -110,6 +118,10 @@ static void walk(struct gcwork *w)
     for (uint32_t i = 0; i < n; i++) {
         struct g *g = allg_get(i);
         uint32_t status = load_acq(&g->status);
+        while (status == G_CLAIMED) { /* a report looks at it, which stands not still meanwhile */
+            os_sleep_ns(CLAIM_PAUSE_NS);
+            status = load_acq(&g->status);
+        }
         if (status == G_PARKED) {
             scan_parked(w, g, cycle);
         } else if (status == G_DEAD) {

@@ -54,23 +54,56 @@ static bool say_head(int fd, const struct g *g, const char *state)
                g->name[0] != 0 ? " " : "", g->name);
 }
 
+/* What a goroutine was found to do. */
+struct look {
+    struct g *g;
+    bool done, running;
+    const char *why;
+    void *pcs[FRAMES];
+    size_t n;
+};
+
+/* Busy while the goroutine is claimed, so that nobody who waits for it waits for a thread that stands still; and
+ * called with the loader's lock, which the unwinder takes too, and which is held while threads are made to stop. */
+static void look_once(void *arg, uintptr_t start, size_t bytes)
+{
+    struct look *look = arg;
+    struct g *g = look->g;
+    struct m *m = m_self;
+    uint32_t parked = G_PARKED;
+    (void)start, (void)bytes;
+    if (look->done) {
+        return;
+    }
+    look->done = true;
+    if (m != NULL) {
+        m_enter_shallow(m);
+    }
+    look->running = load_acq(&g->status) == G_RUNNING;
+    if (cas_acqrel(&g->status, &parked, G_CLAIMED)) { /* acquire: as the collector's claim */
+        const char *why = load_rlx(&g->why);
+        look->why = why != NULL ? why : "runnable";
+        look->n = g->sp - g->stack_low > ROOM_BYTES ? os_backtrace_of(g->sp, look->pcs, FRAMES) : 0;
+        store_rel(&g->status, (uint32_t)G_PARKED); /* release: pairs with sched_claim_to_run */
+    }
+    if (m != NULL) {
+        m_leave_shallow(m);
+    }
+}
+
 static bool report_one(int fd, struct g *g)
 {
-    uint32_t parked = G_PARKED;
-    bool ok = true;
-    if (load_acq(&g->status) == G_RUNNING) {
+    struct look look = {.g = g};
+    os_each_data_range(look_once, &look);
+    if (look.running) {
         return say_head(fd, g, "running") && put(fd, "\n", 1);
     }
-    if (!cas_acqrel(&g->status, &parked, G_CLAIMED)) { /* acquire: as the collector's claim */
-        return true;
+    if (look.why == NULL) {
+        return true; /* it has just ended, or the collector looks at it */
     }
-    const char *why = load_rlx(&g->why);
-    ok = say_head(fd, g, why != NULL ? why : "runnable");
-    void *pcs[FRAMES];
-    size_t n = g->sp - g->stack_low > ROOM_BYTES ? os_backtrace_of(g->sp, pcs, FRAMES) : 0;
-    store_rel(&g->status, (uint32_t)G_PARKED); /* release: the stack; pairs with claim_to_run */
-    if (n != 0) {
-        os_backtrace_write(pcs, n, fd);
+    bool ok = say_head(fd, g, look.why);
+    if (look.n != 0) {
+        os_backtrace_write(look.pcs, look.n, fd);
     }
     return ok && put(fd, "\n", 1);
 }

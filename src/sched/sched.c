@@ -518,8 +518,8 @@ void waiter_park(struct waiter *wt, void (*after)(struct g *g, void *arg), void 
     if (after != NULL) {
         after(NULL, arg);
     }
-    m_leave(m);
     report_if_stuck();
+    m_leave(m);
     /* Not as a blocked thread: handlers of the program run meanwhile, and may use the heap. */
     while (load_acq(&wt->woken) == 0) { /* acquire: what who woke did; pairs with waiter_wake */
         os_futex_wait(&wt->woken, 0, WAIT_NS);
