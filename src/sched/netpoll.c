@@ -323,7 +323,9 @@ static ssize_t call(call_fn *fn, int fd, void *buf, size_t n, int flags, int eve
         if (r < 0 && (errno == EOPNOTSUPP || errno == ENOSYS) &&
             (fn == call_read || fn == call_write)) {
             can = false; /* a terminal, for example, or an old kernel */
-            if (n != 0 && (fcntl(fd, F_GETFL) & O_NONBLOCK) == 0) {
+            int mode = fcntl(fd, F_GETFL);
+            bool wrong = (mode & O_ACCMODE) == (fn == call_read ? O_WRONLY : O_RDONLY);
+            if (n != 0 && !wrong && (mode & O_NONBLOCK) == 0) {
                 (void)wait_for(fd, events);
             }
         }
