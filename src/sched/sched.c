@@ -216,10 +216,11 @@ static void bury(struct g *g, void *arg)
     g->fiber = NULL;
 #endif
     sub_rlx(&sched.ngs, UINT64_C(1));
-    if (g->run != NULL) {
-        tell_end(g->run);
-    }
+    struct run_call *run = g->run;
     store_rel(&g->status, (uint32_t)G_DEAD); /* release: all of it; pairs with born */
+    if (run != NULL) {
+        tell_end(run); /* who waited finds it gone */
+    }
     struct p *p = w->p;
     if (p != NULL && p->nfree < GFREE_MOST) {
         g->next = p->free;

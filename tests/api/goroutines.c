@@ -2,7 +2,7 @@
  * their locals hold while they are parked; come from plain threads and from goroutines, by the hundred thousand; and a
  * fork beside them or within one leaves a child that works.
  *
- * TEST_LABEL: quick
+ * TEST_LABEL: stress
  * TEST_RUN: default | | | 90
  * TEST_RUN: one_proc | GOMAXPROCS=1 | | 90
  * TEST_RUN: four_procs | GOMAXPROCS=4 GOGC=10 | | 90
