@@ -40,6 +40,7 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
 void __sanitizer_start_switch_fiber(void **fake_stack, const void *bottom, size_t bytes);
+void __asan_unpoison_memory_region(const volatile void *at, size_t bytes);
 void __sanitizer_finish_switch_fiber(void *fake_stack, const void **bottom, size_t *bytes);
 #endif
 
@@ -347,6 +348,9 @@ static int start(const loam_go_options *options, void (*fn)(void *arg), void *ar
     if (g == NULL) {
         return ENOMEM;
     }
+#if defined(__SANITIZE_ADDRESS__) /* the last frames of who had it before were never left */
+    __asan_unpoison_memory_region((void *)g->stack_low, g->stack_high - g->stack_low);
+#endif
     g->sp = os_switch_prepare(g->stack_high, goroutine_main);
     g->cold = false;
     g->fn = fn;
