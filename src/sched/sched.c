@@ -55,7 +55,8 @@ static NOINLINE struct m *current_m(void)
     return m_self;
 }
 
-int *loam_errno_location(void)
+/* Not inlined: as current_m. */
+NOINLINE int *loam_errno_location(void)
 {
     __asm__ volatile("");
     return __errno_location();
