@@ -1,7 +1,6 @@
 /* api.c - the contract: argument checks and delegation. What a function means stands in loam.h. */
 #include "gc/ends.h"
 #include "malloc/malloc.h"
-#include "sched/sched.h"
 #include "observe/observe.h"
 #include "sched/sched.h"
 
@@ -332,13 +331,14 @@ int loam_remove_pressure_handler(void (*fn)(loam_pressure level, void *arg), voi
 
 int loam_set_max_procs(int n)
 {
-    if (malloc_self() == NULL) {
+    struct m *m = malloc_self();
+    if (m == NULL) {
         return os_ncpu();
     }
     int old = load_rlx(&gc.options.max_procs);
     if (n >= 1) {
         store_rlx(&gc.options.max_procs, n); /* relaxed: a number */
-        sched_set_procs(n);
+        sched_set_procs(m, n);
     }
     return old;
 }

@@ -264,20 +264,20 @@ static void unlock_chan(struct g *g, void *arg)
     mutex_unlock(&((loam_chan *)arg)->lock);
 }
 
-static void wait_for_ever(void)
-{
-    struct waiter waiter;
-    (void)sched_enter(SCHED_PARKS);
-    waiter_init(&waiter);
-    waiter_park(&waiter, NULL, NULL, "channel that is NULL");
-    sched_leave(SCHED_STAYS);
-}
-
 static struct m *enter(void)
 {
     struct m *m = sched_enter(SCHED_PARKS);
     CHECK(m != NULL, "no memory for a thread that uses a channel");
     return m;
+}
+
+static void wait_for_ever(void)
+{
+    struct waiter waiter;
+    (void)enter();
+    waiter_init(&waiter);
+    waiter_park(&waiter, NULL, NULL, "channel that is NULL");
+    sched_leave(SCHED_STAYS);
 }
 
 /* c is locked. What the partner did with the element: was it taken, or given? */

@@ -77,28 +77,6 @@ static bool claim(struct g *g, uint32_t from)
     return cas_acqrel(&g->status, &from, G_CLAIMED); /* acquire: sp; pairs with arrive */
 }
 
-static void scan_parked(struct gcwork *w, struct g *g, uint32_t cycle)
-{
-    while (load_rlx(&g->scanned) != cycle && load_acq(&g->status) != G_RUNNING) {
-        if (!claim(g, G_PARKED)) {
-            if (load_acq(&g->status) == G_DEAD) {
-                return;
-            }
-            cpu_relax(); /* a report was quicker, or it is about to run */
-            continue;
-        }
-        if (load_rlx(&g->scanned) != cycle) {
-            mark_stack(w, g);
-            store_rlx(&g->scanned, cycle);
-            if (g->ran) {
-                g->ran = false;
-                stack_shrink(g, g->sp);
-            }
-        }
-        store_rel(&g->status, (uint32_t)G_PARKED); /* release: done; pairs with claim_to_run */
-    }
-}
-
 static void cool_dead(struct g *g)
 {
     if (claim(g, G_DEAD)) {
@@ -110,23 +88,45 @@ static void cool_dead(struct g *g)
     }
 }
 
+static void scan_claimed(struct gcwork *w, struct g *g, uint32_t cycle)
+{
+    if (load_rlx(&g->scanned) != cycle) {
+        mark_stack(w, g);
+        store_rlx(&g->scanned, cycle);
+    }
+    if (g->ran) {
+        g->ran = false;
+        stack_shrink(g, g->sp);
+    }
+    store_rel(&g->status, (uint32_t)G_PARKED); /* release: done; pairs with sched_claim_to_run */
+}
+
+/* What is left of [gscan.once] for g. */
+static void visit(struct gcwork *w, struct g *g, uint32_t cycle)
+{
+    uint32_t status;
+    while ((status = load_acq(&g->status)) == G_PARKED || status == G_CLAIMED) {
+        if (status == G_CLAIMED) {
+            os_sleep_ns(CLAIM_PAUSE_NS); /* a report looks at it, and is busy meanwhile */
+        } else if (load_rlx(&g->scanned) == cycle) {
+            return;
+        } else if (claim(g, G_PARKED)) {
+            scan_claimed(w, g, cycle);
+            return;
+        }
+    }
+    if (status == G_DEAD) {
+        cool_dead(g);
+    }
+}
+
 /* The collector, after [H-SCAN]. */
 static void walk(struct gcwork *w)
 {
     uint32_t cycle = load_rlx(&gc.started);
     uint32_t n = allg_count();
     for (uint32_t i = 0; i < n; i++) {
-        struct g *g = allg_get(i);
-        uint32_t status = load_acq(&g->status);
-        while (status == G_CLAIMED) { /* a report looks at it, which stands not still meanwhile */
-            os_sleep_ns(CLAIM_PAUSE_NS);
-            status = load_acq(&g->status);
-        }
-        if (status == G_PARKED) {
-            scan_parked(w, g, cycle);
-        } else if (status == G_DEAD) {
-            cool_dead(g);
-        }
+        visit(w, allg_get(i), cycle);
         if (i % BETWEEN_LOOKS == BETWEEN_LOOKS - 1) {
             gcwork_publish(w);
             world_safepoint();

@@ -3,7 +3,7 @@
  * Purpose     Takes the P from a worker whose goroutine has run for long, or waits in the system, while others wait; makes workers;
  *             looks at descriptors and timers when all Ps are busy. It sleeps while no P is in use.
  * Invariants  [p.retake]  at sched.c
- * Locking     retake_lock of a P, then sched.lock. One of the library's own threads: it attaches nowhere.
+ * Locking     retake_lock of a P, for the decision; sched.lock. One of the library's own threads: it attaches nowhere.
  * From Go     proc.go: sysmon, retake; differs: preemption is taking the P, the goroutine keeps its thread.
  * Tests       tests/api/goroutine_preempt.c
  */
@@ -65,7 +65,7 @@ void sched_thread_ended(struct m *m)
     }
 }
 
-/* [p.retake] The P of a worker that is not busy; NULL: it is, or has none. */
+/* [p.retake] Take p from w; false: w is busy, or has lost it. */
 static bool take_p(struct p *p, struct worker *w)
 {
     bool taken = false;
@@ -175,8 +175,9 @@ static void sleep_deeply(uint32_t seen)
 static void poll_late(int64_t now)
 {
     struct gqueue ready = {0};
-    if (now - load_rlx(&sched.polled_at) > POLL_NS && sched_poll_and_timers(&ready)) {
+    if (now - load_rlx(&sched.polled_at) > POLL_NS) {
         store_rlx(&sched.polled_at, now);
+        sched_poll_and_timers(&ready);
         sched_ready_list(&ready);
     }
 }

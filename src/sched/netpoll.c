@@ -216,12 +216,13 @@ static void park_until(struct fd_list *l, struct fd_wait *w, int64_t deadline)
 static int wait_parked(int fd, int events, int64_t deadline)
 {
     struct fd_wait w = {.events = events};
+    (void)sched_enter(SCHED_PARKS);
     struct fd_list *l = list_of(fd);
     if (l == NULL) {
+        sched_leave(SCHED_STAYS);
         errno = fd < BLOCK * BLOCKS_MAX ? ENOMEM : EBADF;
         return -1;
     }
-    (void)sched_enter(SCHED_PARKS);
     waiter_init(&w.waiter);
     mutex_lock(&l->lock);
     link_locked(l, &w);

@@ -1,7 +1,7 @@
 /* sched.c - who runs next, and on which thread.
  *
- * Purpose     Queues of goroutines, parking and waking, the threads that run them, and the monitor that sees to it that
- *             one that does not come back holds nobody up.
+ * Purpose     A goroutine's life, from its start over parking to its end; the calls that are not of a file of their own. And
+ *             what all files of this folder keep to.
  * Model       G parked -> ready: in the queue of a P, or the global one -> runs on the worker that owns the P -> parks:
  *             straight to the next goroutine of the queue, else to the worker's own stack, whose loop looks further
  *             (timers, the global queue, descriptors, others' queues) and sleeps.
@@ -122,6 +122,7 @@ bool sched_claim_to_run(struct worker *w, struct g *g)
     store_rlx(&g->why, NULL);
     return true;
 }
+
 /* -- start ------------------------------------------------------------------------------------- */
 
 static bool make_ps(void)
@@ -182,6 +183,7 @@ bool sched_start(void)
     errno = err != 0 ? err : errno;
     return err == 0;
 }
+
 /* -- a goroutine's life ------------------------------------------------------------------------ */
 
 enum run_state { RUN_RUNS, RUN_AWAITED, RUN_ENDED };
@@ -199,6 +201,13 @@ static void tell_end(struct run_call *r)
     if (xchg_acqrel(&r->state, (uint32_t)RUN_ENDED) == RUN_AWAITED) {
         waiter_wake(waiter);
     }
+}
+
+static void give_free(struct g *g)
+{
+    mutex_lock(&sched.lock);
+    gfree_put_locked(g);
+    mutex_unlock(&sched.lock);
 }
 
 static void bury(struct g *g, void *arg)
@@ -228,11 +237,27 @@ static void bury(struct g *g, void *arg)
         g->next = p->free;
         p->free = g;
         p->nfree++;
-        return;
+    } else {
+        give_free(g);
     }
-    mutex_lock(&sched.lock);
-    gfree_put_locked(g);
-    mutex_unlock(&sched.lock);
+}
+
+static struct g *next_of_queue(struct worker *w)
+{
+    struct p *p = w->p;
+    /* So often the loop looks at everything else; while there are timers, more often. */
+    uint32_t tick = load_rlx(&p->tick);
+    if (tick % FAIR_TICKS == 0 || (tick % 8 == 0 && timers_next() != INT64_MAX) ||
+        unlikely(p->id >= (uint32_t)load_rlx(&sched.procs))) {
+        return NULL;
+    }
+    struct g *g = runq_take_next(p);
+    g = g != NULL ? g : runq_take(p);
+    if (g != NULL && !sched_claim_to_run(w, g)) {
+        runq_put(p, g);
+        return NULL;
+    }
+    return g;
 }
 
 static _Noreturn void end_goroutine(void)
@@ -247,15 +272,7 @@ static _Noreturn void end_goroutine(void)
     struct g *g = w->g;
     w->left = g;
     w->after = bury;
-    struct g *next = NULL;
-    if (w->p != NULL && load_rlx(&w->p->tick) % FAIR_TICKS != 0) {
-        next = runq_take_next(w->p);
-        next = next != NULL ? next : runq_take(w->p);
-        if (next != NULL && !sched_claim_to_run(w, next)) {
-            runq_put(w->p, next);
-            next = NULL;
-        }
-    }
+    struct g *next = w->p != NULL ? next_of_queue(w) : NULL;
     sched_switch_to(w, g, next != NULL ? next : &w->g0, true);
     __builtin_unreachable();
 }
@@ -299,13 +316,6 @@ static struct g *take_free(struct p *p)
     }
     mutex_unlock(&sched.lock);
     return g;
-}
-
-static void give_free(struct g *g)
-{
-    mutex_lock(&sched.lock);
-    gfree_put_locked(g);
-    mutex_unlock(&sched.lock);
 }
 
 /* A goroutine with a stack of the class, in no queue. */
@@ -403,25 +413,8 @@ uint64_t loam_goroutine_id(void)
     struct worker *w = sched_worker();
     return w == NULL || w->g == NULL ? 0 : w->g->id;
 }
-/* -- parking ----------------------------------------------------------------------------------- */
 
-static struct g *next_of_queue(struct worker *w)
-{
-    struct p *p = w->p;
-    /* So often the loop looks at everything else; while there are timers, more often. */
-    uint32_t tick = load_rlx(&p->tick);
-    if (tick % FAIR_TICKS == 0 || (tick % 8 == 0 && timers_next() != INT64_MAX) ||
-        unlikely(p->id >= (uint32_t)load_rlx(&sched.procs))) {
-        return NULL;
-    }
-    struct g *g = runq_take_next(p);
-    g = g != NULL ? g : runq_take(p);
-    if (g != NULL && !sched_claim_to_run(w, g)) {
-        runq_put(p, g);
-        return NULL;
-    }
-    return g;
-}
+/* -- parking ----------------------------------------------------------------------------------- */
 
 /* Busy. MAY_SWITCH */
 static void park(struct worker *w, void (*after)(struct g *g, void *arg), void *arg,
@@ -608,6 +601,7 @@ void loam_sleep(int64_t ns)
         sleep_as_thread(ns);
     }
 }
+
 /* -- loam_run ---------------------------------------------------------------------------------- */
 
 static void await_run(struct g *g, void *arg)
@@ -645,11 +639,12 @@ int loam_run(void (*fn)(void *arg), void *arg)
 
 /* -- GOMAXPROCS, fork, misuse ------------------------------------------------------------------ */
 
-void sched_set_procs(int n)
+void sched_set_procs(struct m *m, int n)
 {
     if (!load_acq(&sched.started)) {
         return; /* make_ps reads it */
     }
+    m_enter(m);
     mutex_lock(&sched.lock);
     n = n < sched.max_ps ? n : sched.max_ps;
     store_rlx(&sched.procs, n);
@@ -662,6 +657,7 @@ void sched_set_procs(int n)
     }
     mutex_unlock(&sched.lock);
     sched_wake_p();
+    m_leave(m);
 }
 
 /* The goroutine that forked goes on as an ordinary thread; the others, and all threads, are not there. */

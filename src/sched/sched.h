@@ -26,7 +26,7 @@ enum g_status {
     G_DEAD,    /* ended, or not yet started: on a free list */
     G_PARKED,  /* waits, or is in a queue; its registers lie at sp */
     G_RUNNING, /* on a worker, or on its way from or to one */
-    G_CLAIMED, /* as G_PARKED or G_DEAD, and the collector looks at its stack */
+    G_CLAIMED, /* as G_PARKED or G_DEAD, and the collector or a report looks at its stack */
 };
 
 /* A goroutine. Never freed; fields are written by itself, or by who has it while it is parked. */
@@ -34,9 +34,8 @@ struct g {
     uintptr_t sp;                    /* while parked */
     uintptr_t stack_low, stack_high; /* [guard.. low, high) */
     _Atomic uint32_t status;         /* enum g_status */
-    _Atomic uint32_t
-        scanned;    /* the last cycle in which its stack was scanned while it was parked */
-    struct g *next; /* in the queue or the free list that it is on */
+    _Atomic uint32_t scanned; /* the last cycle that found it parked, and scanned its stack */
+    struct g *next;           /* in the queue or the free list that it is on */
     void (*fn)(void *arg);
     _Atomic uintptr_t arg; /* until it starts: a root */
     struct run_call *run;  /* who waits for its end; NULL: nobody */
@@ -99,7 +98,6 @@ struct worker {
     bool spinning;            /* looks for work in others' queues, counted in sched.spinning */
     _Atomic uint32_t wake;    /* futex: 1: it has been given a P, or work */
     struct worker *idle_next; /* under sched.lock */
-    struct worker *all_next;
 };
 
 struct sched {
@@ -108,9 +106,8 @@ struct sched {
     _Atomic(struct g *) free; /* ended goroutines beyond what Ps keep */
     struct p *idle_ps;
     struct worker *idle_workers;
-    uint32_t nworkers, nidle_workers,
-        starting; /* starting: asked of the monitor, or not yet there */
-    struct worker *workers;
+    uint32_t nworkers, nidle_workers;
+    uint32_t starting; /* workers that the monitor makes, and that are not there yet */
 
     _Atomic uint32_t nglobal; /* global.n, for who has no lock */
     _Atomic uint32_t nidle_ps;
@@ -138,7 +135,7 @@ struct worker *sched_worker(void); /* of the calling thread, read anew; NULL: a 
 enum sched_call { SCHED_STAYS, SCHED_PARKS };
 /* NULL and errno: memory. For SCHED_PARKS: MAY_SWITCH, so that a worker has a P. */
 struct m *sched_enter(enum sched_call call);
-/* The calling thread's, after a switch. */
+/* For SCHED_PARKS: MAY_SWITCH, if the slice of the goroutine is over. */
 void sched_leave(enum sched_call call);
 
 /* Who waits: a goroutine, or a plain thread in a futex. Lies on its stack. */
@@ -177,7 +174,7 @@ ALWAYS_INLINE void sched_look_at_p(struct worker *w)
     }
 }
 
-void sched_set_procs(int n); /* GOMAXPROCS has changed */
+void sched_set_procs(struct m *m, int n); /* not busy; GOMAXPROCS has changed */
 void sched_fork_child(struct m *self);
 bool sched_start(void); /* false and errno */
 _Noreturn COLD void sched_misuse(const char *what);
@@ -190,7 +187,7 @@ void worker_start_failed(void);
 void sched_ready(struct g *g);               /* busy */
 void sched_ready_list(struct gqueue *ready); /* the same of several; not a worker's, perhaps */
 void sched_poke_poller(int64_t when); /* there is something to wait for no longer than `when` */
-bool sched_poll_and_timers(struct gqueue *ready);
+void sched_poll_and_timers(struct gqueue *ready);
 bool sched_acquire_p(struct worker *w); /* an idle one */
 void sched_wake_p(void);                /* there may be work for one more. [idle.last] */
 /* Under sched.lock. One worker that sleeps gets P, and looks for work; false: none sleeps. */
@@ -256,16 +253,15 @@ void netpoll_fork_child(void);
 struct g *allg_new(void);           /* registered; NULL: no memory */
 struct g *allg_get(uint32_t index); /* below allg_count */
 uint32_t allg_count(void);
-void gscan_resume(struct m *m,
-                  struct g *g); /* g is about to run: its stack, if a cycle still wants it */
+/* g is about to run: its stack, if a cycle still wants it. */
+void gscan_resume(struct m *m, struct g *g);
 void gscan_born(struct m *m, struct g *g, uintptr_t arg); /* not yet parked */
 void gscan_init(void);
 void gscan_fork_child(void);
 
 /* -- report.c ---------------------------------------------------------------------------------- */
-void report_goroutines(int fd);
-void report_if_stuck(
-    void); /* not busy, or on a worker's own stack; ends the process when nothing can go on any more */
+/* Busy, or the monitor. Ends the process when nothing can go on any more. */
+void report_if_stuck(void);
 void report_init(void); /* crashes name the goroutine */
 
 #endif

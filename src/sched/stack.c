@@ -8,7 +8,7 @@
  * Invariants  [stack.slot]  a slot belongs to one goroutine until stack_free; its guard, made when it is first used, stays for ever.
  * Locking     stacks.lock, for moments; system calls are made outside, but for a chunk's commit.
  * From Go     stack.go; differs: a stack does not move, so pointers into it stay true; it shrinks by pages.
- * Tests       tests/unit/test_stack.c, tests/stress/goroutine_graph.c
+ * Tests       tests/api/goroutines.c (sizes, overflow), tests/stress/goroutine_graph.c (a deep dive)
  */
 #include "sched/sched.h"
 

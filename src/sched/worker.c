@@ -160,16 +160,24 @@ void sched_ready_list(struct gqueue *ready)
     }
 }
 
-bool sched_poll_and_timers(struct gqueue *ready)
+static void take_due(struct gqueue *ready)
 {
-    bool any = false;
     if (timers_next() != INT64_MAX) {
-        any = timers_take(ready, os_nanotime());
+        (void)timers_take(ready, os_nanotime());
     }
+}
+
+static void take_happened(struct gqueue *ready)
+{
     if (netpoll_waiters() != 0) {
-        any = netpoll(ready, 0) || any;
+        (void)netpoll(ready, 0);
     }
-    return any;
+}
+
+void sched_poll_and_timers(struct gqueue *ready)
+{
+    take_due(ready);
+    take_happened(ready);
 }
 
 /* -- the loop of a worker ---------------------------------------------------------------------- */
@@ -216,6 +224,13 @@ static void sleep_idle(struct worker *w)
     wait_idle(w);
 }
 
+static void put_all(struct p *p, struct gqueue *ready)
+{
+    for (struct g *g; (g = gqueue_take(ready)) != NULL;) {
+        runq_put(p, g);
+    }
+}
+
 /* Wait for descriptors and times without a P. False: somebody else does. */
 static bool wait_polling(struct worker *w)
 {
@@ -227,10 +242,8 @@ static bool wait_polling(struct worker *w)
     fence_sc();
     int64_t until = timers_next();
     store_sc(&sched.poll_until, until);
-    if (timers_next() <
-        until) { /* who started that may have seen what an earlier poller waited for */
-        until = timers_next();
-    }
+    int64_t again = timers_next();
+    until = again < until ? again : until; /* its starter may have seen an earlier poll_until */
     int64_t now = until == INT64_MAX ? 0 : os_nanotime();
     struct gqueue ready = {0};
     struct m_wait wait;
@@ -241,14 +254,13 @@ static bool wait_polling(struct worker *w)
     m_enter(w->m);
     store_rlx(&sched.poll_until, INT64_MAX);
     store_sc(&sched.polling, false);
-    store_rlx(&sched.polled_at, os_nanotime());
-    (void)timers_take(&ready, os_nanotime());
+    now = os_nanotime();
+    store_rlx(&sched.polled_at, now);
+    (void)timers_take(&ready, now);
     if (sched_acquire_p(w)) {
-        for (struct g *g; (g = gqueue_take(&ready)) != NULL;) {
-            runq_put(w->p, g);
-        }
-        w->spinning =
-            true; /* so that somebody else takes over the poll, at the latest when w finds work */
+        put_all(w->p, &ready);
+        /* So that somebody else takes over the poll, at the latest when w finds work. */
+        w->spinning = true;
         add_acqrel(&sched.spinning, 1u);
     } else {
         sched_ready_list(&ready);
@@ -329,23 +341,27 @@ static bool may_spin(struct worker *w)
                               load_rlx(&sched.procs) - (int64_t)load_rlx(&sched.nidle_ps);
 }
 
+/* In Go's order: the system is asked for descriptors when there is nothing else to do, or it is their turn. */
 static struct g *look_for_work(struct worker *w)
 {
     struct p *p = w->p;
+    bool fair = load_rlx(&p->tick) % FAIR_TICKS == 0;
     struct gqueue ready = {0};
-    if (sched_poll_and_timers(&ready)) {
-        struct g *first = gqueue_take(&ready);
-        for (struct g *g; (g = gqueue_take(&ready)) != NULL;) {
-            runq_put(p, g);
-        }
-        if (first != NULL) {
-            return first;
-        }
+    take_due(&ready);
+    if (fair) {
+        take_happened(&ready);
     }
-    struct g *g = load_rlx(&p->tick) % FAIR_TICKS == 0 ? runq_take_global(p, 1) : NULL;
+    struct g *g = gqueue_take(&ready);
+    put_all(p, &ready);
+    g = g == NULL && fair ? runq_take_global(p, 1) : g;
     g = g != NULL ? g : runq_take_next(p);
     g = g != NULL ? g : runq_take(p);
     g = g != NULL ? g : runq_take_global(p, RUNQ_SLOTS / 2);
+    if (g == NULL) {
+        take_happened(&ready);
+        g = gqueue_take(&ready);
+        put_all(p, &ready);
+    }
     if (g == NULL && may_spin(w)) {
         if (!w->spinning) {
             w->spinning = true;
@@ -417,8 +433,6 @@ void worker_main(void *arg)
     mutex_lock(&sched.lock);
     sched.starting--;
     sched.nworkers++;
-    w->all_next = sched.workers;
-    sched.workers = w;
     mutex_unlock(&sched.lock);
     pthread_sigmask(SIG_SETMASK, (const sigset_t *)sched.mask, NULL); /* it is the program's */
     worker_loop(w);

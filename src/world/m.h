@@ -107,8 +107,8 @@ struct m {
     bool is_library; /* one of the library's own threads, which runs functions of the program */
     bool is_first;   /* the process's first thread, whose stack may grow below stack_low */
     struct stack_ref *stacks;
-    struct worker *
-        worker; /* sched/: it runs goroutines, then stack_low and stack_high are those of the one that runs */
+    /* sched/: not NULL, it runs goroutines; stack_low and stack_high are those of the one that runs. */
+    struct worker *worker;
 
     struct m *next, *prev; /* registry, under world.lock; free list */
 

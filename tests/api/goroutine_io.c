@@ -11,7 +11,6 @@
 #include "../support/test.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -34,18 +33,6 @@ static void counts_reset(void)
 {
     atomic_store(&arrived, 0);
     atomic_store(&passed, 0);
-}
-
-static size_t threads_of_process(void)
-{
-    DIR *dir = opendir("/proc/self/task");
-    size_t count = 0;
-    EXPECT_NOT_NULL(dir);
-    for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {
-        count += e->d_name[0] != '.';
-    }
-    closedir(dir);
-    return count;
 }
 
 static void nonblocking(int fd)

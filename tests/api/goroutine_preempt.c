@@ -14,8 +14,6 @@
  * TEST_RUN: collecting | GOMAXPROCS=2 GOGC=5 | | 120 */
 #include "../support/test.h"
 
-#include <dirent.h>
-
 #include <loam/sched.h>
 
 #include "../support/goroutines.h"
@@ -246,18 +244,6 @@ static void delays_nobody(void)
 }
 
 /* ---- as many threads as it takes, and no more ---- */
-
-static size_t threads_of_process(void)
-{
-    DIR *dir = opendir("/proc/self/task");
-    size_t count = 0;
-    EXPECT_NOT_NULL(dir);
-    for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {
-        count += e->d_name[0] != '.';
-    }
-    closedir(dir);
-    return count;
-}
 
 static void compute_shortly(void *arg)
 {

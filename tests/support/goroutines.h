@@ -5,6 +5,8 @@
 
 #include "test.h"
 
+#include <dirent.h>
+
 #include <loam/sched.h>
 
 #include "threads.h"
@@ -65,17 +67,20 @@ static inline bool chan_try_recv(loam_chan *c, void *elem)
     return got == 0;
 }
 
+static inline size_t threads_of_process(void)
+{
+    DIR *dir = opendir("/proc/self/task");
+    size_t count = 0;
+    EXPECT_NOT_NULL(dir);
+    for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {
+        count += e->d_name[0] != '.';
+    }
+    closedir(dir);
+    return count;
+}
+
 /* Wait until the condition holds, on a goroutine or a plain thread; fail after `seconds`. */
-#define PARK_UNTIL(seconds, condition)                                             \
-    do {                                                                           \
-        const uint64_t start_ = now_ns();                                          \
-        while (!(condition)) {                                                     \
-            if (seconds_since(start_) > (double)(seconds)) {                       \
-                FAIL("waited %g s in vain for %s", (double)(seconds), #condition); \
-            }                                                                      \
-            loam_sleep(MICROSECONDS(100));                                         \
-        }                                                                          \
-    } while (0)
+#define PARK_UNTIL(seconds, condition) WAIT_BY(seconds, condition, loam_sleep(MICROSECONDS(100)))
 
 /* All, but for the caller if that is one. */
 static inline void go_all_ended(void)

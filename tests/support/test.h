@@ -200,14 +200,15 @@ NORETURN static inline void test_fail_at(const char *file, int line, const char 
     } while (0)
 
 /* Wait until the condition holds; fail after `seconds`. */
-#define WAIT_FOR(seconds, condition)                                               \
+#define WAIT_FOR(seconds, condition) WAIT_BY(seconds, condition, sleep_us(200))
+#define WAIT_BY(seconds, condition, nap)                                           \
     do {                                                                           \
         const uint64_t start_ = now_ns();                                          \
         while (!(condition)) {                                                     \
             if (seconds_since(start_) > (double)(seconds)) {                       \
                 FAIL("waited %g s in vain for %s", (double)(seconds), #condition); \
             }                                                                      \
-            sleep_us(200);                                                         \
+            nap;                                                                   \
         }                                                                          \
     } while (0)
 
