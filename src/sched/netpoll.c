@@ -187,29 +187,37 @@ static void unlock_list(struct g *g, void *lock)
     mutex_unlock(lock);
 }
 
-/* Busy, l locked and w in it, asked for. */
-static void park_until(struct fd_list *l, struct fd_wait *w, int64_t deadline)
+/* Busy, l locked; let go of when w has left its stack, or has failed. 0, or an errno value. */
+static int park_until(struct fd_list *l, int fd, struct fd_wait *w, int64_t deadline)
 {
     struct g *g = w->waiter.g;
     bool timed = deadline >= 0 && deadline != INT64_MAX;
-    if (timed) {
-        g->timed = &w->waiter;
-        timed = timer_start(g, deadline); /* no memory: without end */
-        sched_poke_poller(deadline);
-    } else {
-        sched_poke_poller(INT64_MAX);
+    g->timed = &w->waiter;
+    if (timed && !timer_start(g, deadline)) { /* before it is parked: who takes it waits for that */
+        mutex_unlock(&l->lock);
+        return ENOMEM;
     }
+    link_locked(l, w);
+    int err = ask_locked(l, fd);
+    if (err != 0 && (!timed || timer_stop(g))) {
+        unlink_locked(l, w);
+        mutex_unlock(&l->lock);
+        return err;
+    }
+    sched_poke_poller(timed ? deadline : INT64_MAX);
     waiter_park(&w->waiter, unlock_list, &l->lock, "descriptor");
-    if (timed && load_acq(&w->waiter.decided) != WAITER_LATE) {
+    bool late = load_acq(&w->waiter.decided) == WAITER_LATE; /* acquire: pairs with who decided */
+    if (timed && !late) {
         (void)timer_stop(g);
     }
-    if (load_acq(&w->waiter.decided) == WAITER_LATE) {
+    if (late) {
         mutex_lock(&l->lock);
         if (w->listed) {
             unlink_locked(l, w);
         }
         mutex_unlock(&l->lock);
     }
+    return err;
 }
 
 /* The events; 0: too late; -1 and errno, EPERM: it is always ready. */
@@ -218,20 +226,11 @@ static int wait_parked(int fd, int events, int64_t deadline)
     struct fd_wait w = {.events = events};
     (void)sched_enter(SCHED_PARKS);
     struct fd_list *l = list_of(fd);
-    if (l == NULL) {
-        sched_leave(SCHED_STAYS);
-        errno = fd < BLOCK * BLOCKS_MAX ? ENOMEM : EBADF;
-        return -1;
-    }
-    waiter_init(&w.waiter);
-    mutex_lock(&l->lock);
-    link_locked(l, &w);
-    int err = ask_locked(l, fd);
-    if (err != 0) {
-        unlink_locked(l, &w);
-        mutex_unlock(&l->lock);
-    } else {
-        park_until(l, &w, deadline);
+    int err = l != NULL ? 0 : fd < BLOCK * BLOCKS_MAX ? ENOMEM : EBADF;
+    if (err == 0) {
+        waiter_init(&w.waiter);
+        mutex_lock(&l->lock);
+        err = park_until(l, fd, &w, deadline);
     }
     sched_leave(SCHED_STAYS);
     if (err != 0) {
