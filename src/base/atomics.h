@@ -23,6 +23,7 @@
 #define add_rlx(p, v) atomic_fetch_add_explicit((p), (v), memory_order_relaxed)
 #define sub_rlx(p, v) atomic_fetch_sub_explicit((p), (v), memory_order_relaxed)
 #define add_acqrel(p, v) atomic_fetch_add_explicit((p), (v), memory_order_acq_rel)
+#define sub_sc(p, v) atomic_fetch_sub_explicit((p), (v), memory_order_seq_cst)
 #define sub_acqrel(p, v) atomic_fetch_sub_explicit((p), (v), memory_order_acq_rel)
 #define or_acqrel(p, v) atomic_fetch_or_explicit((p), (v), memory_order_acq_rel)
 #define and_acqrel(p, v) atomic_fetch_and_explicit((p), (v), memory_order_acq_rel)

@@ -150,8 +150,9 @@ static void on_detach(struct m *m)
     add_rlx(&gc.pause_total, load_rlx(&m->pause_total_ns));
     take_max(&m->pause_max_ns, &gc.pause_max); /* under world.lock, as take_pauses */
     take_max(&m->answer_max_ns, &gc.answer_max);
-    if (gc.thread_ended != NULL) {
-        gc.thread_ended(m);
+    void (*ended)(struct m *) = load_acq(&gc.thread_ended); /* acquire: pairs with gscan_init */
+    if (ended != NULL) {
+        ended(m);
     }
 }
 
@@ -467,8 +468,10 @@ static void cycle(void)
     store_rel(&gc.phase, GC_MARK);  /* release: assists may begin; pairs with malloc's look */
     gc_mark_roots(&collector.work); /* [roots] */
     step(h_scan, NULL);             /* [H-SCAN] */
-    if (gc.walk_goroutines != NULL) {
-        gc.walk_goroutines(&collector.work);
+    /* acquire: pairs with gscan_init. A goroutine that was made before its thread passed [H-SCAN] is seen. */
+    void (*walk)(struct gcwork *) = load_acq(&gc.walk_goroutines);
+    if (walk != NULL) {
+        walk(&collector.work);
     }
     if (load_rlx(&gc.live) >= HELPERS_FROM) {
         wake_markers();
@@ -789,8 +792,9 @@ static void on_fork_child(bool whole)
         store_rlx(&gc.black, false);
         store_rlx(&gc.marks_stale, true);
     }
-    if (gc.goroutines_fork_child != NULL) {
-        gc.goroutines_fork_child(m_self);
+    void (*goroutines)(struct m *) = load_acq(&gc.goroutines_fork_child); /* acquire: gscan_init */
+    if (goroutines != NULL) {
+        goroutines(m_self);
     }
     if (!whole) {
         return;

@@ -106,11 +106,11 @@ struct gc {
 
     _Atomic uintptr_t oom_arg[2]; /* roots: arguments of the out-of-memory handlers */
 
-    /* Hooks of sched/, NULL until it is used. After [H-SCAN]: the stacks of goroutines that are parked; fork's child, whose
-     * only thread is `self`; m ends (under world.lock). */
-    void (*walk_goroutines)(struct gcwork *w);
-    void (*goroutines_fork_child)(struct m *self);
-    void (*thread_ended)(struct m *m);
+    /* Hooks of sched/, NULL until it is used, which may be amid a cycle. After [H-SCAN]: the stacks of goroutines that are
+     * parked; fork's child, whose only thread is `self`; m ends (under world.lock). */
+    void (*_Atomic walk_goroutines)(struct gcwork *w);
+    void (*_Atomic goroutines_fork_child)(struct m *self);
+    void (*_Atomic thread_ended)(struct m *m);
 
     /* Hooks of observe/: the library has started; a cycle has ended. */
     void (*at_start)(void);

@@ -165,9 +165,9 @@ void gscan_born(struct m *m, struct g *g, uintptr_t arg)
 
 void gscan_init(void)
 {
-    gc.walk_goroutines = walk;
-    gc.goroutines_fork_child = sched_fork_child;
-    gc.thread_ended = sched_thread_ended;
+    store_rel(&gc.walk_goroutines, walk); /* release: this folder's start; pairs with the cycle */
+    store_rel(&gc.goroutines_fork_child, sched_fork_child);
+    store_rel(&gc.thread_ended, sched_thread_ended);
 }
 
 void gscan_fork_child(void)

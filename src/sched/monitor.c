@@ -140,8 +140,11 @@ static bool retake(struct p *p, int64_t now, int64_t *next)
 static void make_worker(void)
 {
     static bool warned;
+    struct p *p;
     mutex_lock(&sched.lock);
-    bool enough = sched.nworkers + sched.starting >= WORKERS_MOST || sched.starting != 0;
+    /* One may have gone to sleep meanwhile; it has seen that somebody looks for one. [idle.last] */
+    bool enough = sched_hand_idle_over_locked(&p, false) || sched.starting != 0 ||
+                  sched.nworkers + sched.starting >= WORKERS_MOST;
     sched.starting += enough ? 0 : 1;
     mutex_unlock(&sched.lock);
     if (enough) {

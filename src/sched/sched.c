@@ -12,8 +12,9 @@
  *             [p.owner]    the queue's end and the free list of a P are its owner's, while that is busy.
  *             [p.retake]   the monitor takes a P from a worker that is not busy: it says retake, makes all threads pass a
  *                          fence, and looks at busy. A worker is busy, then looks at retake and waits for the decision.
- *             [idle.last]  who goes to sleep has given its P back, does not count as spinning any more, and has then looked
- *                          at all queues once more; who puts something into a queue looks at both after it.
+ *             [idle.last]  who goes to sleep has given its P back, does not count as spinning any more, can be found among
+ *                          those that sleep, and has then looked at all queues once more; who puts something into a queue
+ *                          looks at all three after it. Model: tests/model/idle.pml.
  * Locking     sched.lock, for moments; under it nothing but a futex wake.
  * From Go     proc.go; differs: memory is cached by thread, not by P (a thread without work has given its cache back with
  *             the last cycle); a goroutine that runs for long keeps its thread and loses its P, since C code cannot be

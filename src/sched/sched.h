@@ -192,6 +192,8 @@ bool sched_acquire_p(struct worker *w); /* an idle one */
 void sched_wake_p(void);                /* there may be work for one more. [idle.last] */
 /* Under sched.lock. One worker that sleeps gets P, and looks for work; false: none sleeps. */
 bool sched_hand_over_locked(struct p *p, bool spinning);
+/* The same with an idle P; *p is NULL if there is none. */
+bool sched_hand_idle_over_locked(struct p **p, bool spinning);
 void sched_give_idle_p_locked(struct p *p);
 void gfree_put_locked(struct g *g); /* ended goroutines beyond what Ps keep */
 struct g *gfree_take_locked(void);

@@ -92,27 +92,41 @@ bool sched_hand_over_locked(struct p *p, bool spinning)
     return true;
 }
 
+bool sched_hand_idle_over_locked(struct p **p, bool spinning)
+{
+    *p = take_idle_p_locked();
+    bool done = *p != NULL && sched_hand_over_locked(*p, spinning);
+    if (*p != NULL && !done) {
+        sched_give_idle_p_locked(*p);
+    }
+    return done;
+}
+
 /* There may be work for one more. [idle.last] */
 void sched_wake_p(void)
 {
-    uint32_t none = 0;
-    if (load_sc(&sched.nidle_ps) == 0 || load_sc(&sched.spinning) != 0 ||
-        !cas_sc(&sched.spinning, &none, 1u)) {
-        return;
-    }
-    mutex_lock(&sched.lock);
-    struct p *p = take_idle_p_locked();
-    bool done = p != NULL && sched_hand_over_locked(p, true);
-    if (p != NULL && !done) {
-        sched_give_idle_p_locked(p);
-    }
-    mutex_unlock(&sched.lock);
-    if (!done) {
-        sub_acqrel(&sched.spinning, 1u);
-        if (p != NULL && load_sc(&sched.polling)) {
-            os_poll_wake();
-        } else if (p != NULL) {
-            monitor_want_worker();
+    for (;;) {
+        uint32_t none = 0;
+        if (load_sc(&sched.nidle_ps) == 0 || load_sc(&sched.spinning) != 0 ||
+            !cas_sc(&sched.spinning, &none, 1u)) {
+            return;
+        }
+        struct p *p;
+        mutex_lock(&sched.lock);
+        bool done = sched_hand_idle_over_locked(&p, true);
+        mutex_unlock(&sched.lock);
+        if (done) {
+            return;
+        }
+        /* seq_cst: who saw it has left his work to us, as to somebody who spins */
+        sub_sc(&sched.spinning, 1u);
+        if (p != NULL) {
+            if (load_sc(&sched.polling)) {
+                os_poll_wake();
+            } else {
+                monitor_want_worker();
+            }
+            return;
         }
     }
 }
@@ -121,8 +135,7 @@ static void stop_spinning(struct worker *w, bool found)
 {
     if (w->spinning) {
         w->spinning = false;
-        uint32_t left = atomic_fetch_sub_explicit(&sched.spinning, 1, memory_order_seq_cst);
-        if (found && left == 1) {
+        if (sub_sc(&sched.spinning, 1u) == 1 && found) {
             sched_wake_p(); /* where there was one there may be more */
         }
     }
@@ -218,7 +231,10 @@ static void sleep_idle(struct worker *w)
     sched.nidle_workers++;
     bool last = sched.nidle_workers == sched.nworkers;
     mutex_unlock(&sched.lock);
-    if (last) {
+    fence_sc(); /* [idle.last] */
+    if (any_queue_has_work()) {
+        sched_wake_p();
+    } else if (last) {
         report_if_stuck();
     }
     wait_idle(w);
@@ -254,6 +270,7 @@ static bool wait_polling(struct worker *w)
     m_enter(w->m);
     store_rlx(&sched.poll_until, INT64_MAX);
     store_sc(&sched.polling, false);
+    fence_sc(); /* then a look for a P; pairs with sched_wake_p, which gives one back and looks at polling */
     now = os_nanotime();
     store_rlx(&sched.polled_at, now);
     (void)timers_take(&ready, now);

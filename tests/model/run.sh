@@ -17,7 +17,7 @@ command -v spin >/dev/null || {
     exit 1
 }
 
-# name | group | expected | options of cycle.pml. Instances: NS spans of SPS slots each, NL0 and NL1 locals of
+# name | group | expected | options of cycle.pml, with -DIDLE of idle.pml. Instances: NS spans of SPS slots each, NL0 and NL1 locals of
 # the two threads (2 and 1 where nothing is said). What each row shows: docs/internals/protocol.md.
 rows="\
 two-spans|core|safe|-DNS=2 -DSPS=1
@@ -91,22 +91,33 @@ sweeping-beside-on|long|safe|-DNS=2 -DSPS=1 -DSWEEP_IN_ON
 flip-before-the-posting|long|safe|-DNS=1 -DSPS=2 -DFLIP_APART
 exit-leaves-the-round-clean|long|safe|-DNS=2 -DSPS=1 -DTHREADS -DEXIT_UNCOUNTED
 clearing-beside-on|long|safe|-DNS=2 -DSPS=1 -DCLEAR_IN_ON
-black-and-scan-merged|long|safe|-DNS=1 -DSPS=2 -DNL0=1 -DSEQ -DMERGE_BLACK_SCAN"
+black-and-scan-merged|long|safe|-DNS=1 -DSPS=2 -DNL0=1 -DSEQ -DMERGE_BLACK_SCAN
+no-work-is-left|options|safe|-DIDLE -DNPROD=1 -DK=2
+who-sleeps-does-not-look|variants|unsafe|-DIDLE -DK=1 -DSLEEP_BLIND
+who-found-no-processor-does-not-look|variants|unsafe|-DIDLE -DK=1 -DWAKE_ONCE
+monitor-does-not-look-at-sleepers|variants|unsafe|-DIDLE -DK=1 -DALWAYS_MAKE
+no-work-is-left-by-two|long|safe|-DIDLE -DCOLLAPSE -DNPROD=2 -DK=1
+no-work-is-left-polling|long|safe|-DIDLE -DCOLLAPSE -DNPROD=1 -DK=2 -DPOLL
+no-work-is-left-two-processors|long|safe|-DIDLE -DCOLLAPSE -DNPROD=1 -DK=2 -DPS=2"
 
-# NOREDUCE: the embedded C looks at the whole state, so partial order reduction would not be valid.
-common="-w -DNOREDUCE -DMEMLIM=3900 -DVECTORSZ=160 -include stddef.h"
+common="-w -DMEMLIM=3900 -DVECTORSZ=160 -include stddef.h"
 
 check() # EXPECTED OPTIONS... - what spin finds, in $found; its output in $work/out
 {
-    local compile search none=safe
+    local compile search none=safe model
     case $1 in
     safe) compile="-O2 -DSAFETY -DNOFAIR" search="-w24" ;;
     unsafe) compile="-O1 -DSAFETY -DNOFAIR" search="-w20" ;; # most of its time is the compiler's
     *) compile="-O2 -DNP -DNFAIR=3" search="-w22 -l -f" none=ends ;;
     esac
     shift
+    case $1 in
+    -DIDLE) model=idle.pml search="$search -E" ;; # workers sleep at the end; it asserts that they may
+    # The embedded C looks at the whole state, so partial order reduction would not be valid.
+    *) model=cycle.pml compile="$compile -DNOREDUCE" ;;
+    esac
     # shellcheck disable=SC2086 # options are words
-    (cd "$work" && rm -f pan && spin -a "$@" "$here/cycle.pml" &&
+    (cd "$work" && rm -f pan && spin -a "$@" "$here/$model" &&
         ${CC:-cc} $common $compile "$@" -o pan pan.c && ./pan $search -m5000000) >"$work/out" 2>&1
     found=error
     if grep -q '^pan:1: assertion violated' "$work/out"; then

@@ -1,0 +1,292 @@
+/* idle.pml - who puts work and who goes to sleep, checked by spin: is work ever left while a P is idle?
+ *
+ * src/sched/worker.c and monitor.c as they are: PS Ps, at most NW workers, producers that each put K goroutines into the
+ * global queue and call sched_wake_p, and the monitor, which takes a P from a worker that is not busy and makes workers. A
+ * goroutine's own code is one step in which its worker is not busy. What is done under sched.lock is one step, but where
+ * its counters are read without it meanwhile. [p.retake] is taken as shown: who is busy knows whether it has a P.
+ *
+ * Options  POLL        workers without work wait in the poll, which an event ends at any time
+ * Unsafe   SLEEP_BLIND who sleeps does not look at the queues once more after it can be found
+ *          WAKE_ONCE   who claimed the spinning and found the P gone does not look again
+ *          ALWAYS_MAKE the monitor makes a worker, which it may not be able to, without a look at those that sleep
+ */
+#ifndef PS
+#define PS 1
+#endif
+#ifndef NW
+#define NW 2
+#endif
+#ifndef NPROD
+#define NPROD 2
+#endif
+#ifndef K
+#define K 2
+#endif
+#ifndef NBEGUN
+#define NBEGUN NW
+#endif
+#define NONE 255
+
+byte global, nidle = PS, spinning;
+byte owner[PS];   /* 255: nobody's */
+bool idle[PS];    /* in the list of idle Ps */
+byte wp[NW];      /* the P that a worker takes for its own */
+bool busy[NW], spins[NW], woken[NW], listed[NW], begun[NW];
+bool lock, wanted, starting, polling, poke;
+byte events = 2;
+
+inline take_idle(p)   /* under lock */
+{
+	p = NONE;
+	if
+	:: idle[0] -> p = 0
+#if PS > 1
+	:: else -> if :: idle[1] -> p = 1 :: else fi
+#else
+	:: else
+#endif
+	fi;
+	if :: p != NONE -> idle[p] = false; nidle-- :: else fi
+}
+
+inline give_idle(p)
+{
+	owner[p] = NONE; idle[p] = true; nidle++
+}
+
+inline own(w, p)
+{
+	wp[w] = p; owner[p] = w
+}
+
+/* Under lock; w is NONE if nobody sleeps. */
+inline hand_over(p, w, spin)
+{
+	w = 0;
+	do
+	:: w < NW && !listed[w] -> w++
+	:: else -> break
+	od;
+	if
+	:: w < NW -> listed[w] = false; spins[w] = spin; own(w, p); woken[w] = true
+	:: else -> w = NONE
+	fi
+}
+
+inline wake_p(p, w)
+{
+	do
+	:: nidle == 0 -> break
+	:: else ->
+		atomic { if :: spinning != 0 -> break :: else -> spinning = 1 fi };
+		atomic { !lock -> lock = true; take_idle(p) };
+		atomic {
+			w = NONE;
+			if
+			:: p != NONE ->
+				hand_over(p, w, true);
+				if :: w == NONE -> give_idle(p) :: else fi
+			:: else
+			fi;
+			lock = false
+		};
+		if :: w != NONE -> break :: else fi;
+		spinning--;
+		if
+		:: p != NONE ->
+			if :: polling -> poke = true :: else -> wanted = true fi;
+			break
+		:: else
+#ifdef WAKE_ONCE
+			-> break
+#endif
+		fi
+	od
+}
+
+inline acquire_p(w, p)
+{
+	if
+	:: atomic { nidle == 0 -> p = NONE }
+	:: else -> atomic { !lock -> take_idle(p); if :: p != NONE -> own(w, p) :: else fi }
+	fi
+}
+
+inline sleep_idle(w, p, v)
+{
+	atomic { !lock -> woken[w] = false; listed[w] = true };
+#ifndef SLEEP_BLIND
+	if :: global != 0 -> wake_p(p, v) :: else fi;
+#endif
+	atomic { p = 0; v = 0; busy[w] = false };
+	atomic { woken[w] -> busy[w] = true }
+}
+
+proctype worker(byte w)
+{
+	byte p, v;
+	bool spun;
+	atomic { begun[w] && !lock -> busy[w] = true; starting = false };
+again:
+	atomic { p = 0; v = 0; spun = false; if :: wp[w] != NONE && owner[wp[w]] != w -> wp[w] = NONE :: else fi };
+	if
+	:: wp[w] == NONE ->
+		acquire_p(w, p);
+		if
+		:: p == NONE ->
+			atomic { if :: spins[w] -> spins[w] = false; spinning-- :: else fi };
+			sleep_idle(w, p, v);
+			goto again
+		:: else
+		fi
+	:: else
+	fi;
+	/* look_for_work */
+	atomic { !lock -> spun = false; if :: global != 0 -> global--; spun = true :: else fi };
+	if
+	:: !spun ->
+		if
+		:: atomic { !spins[w] -> spins[w] = true; spinning++ }
+		:: true
+		fi;
+		/* go_idle */
+		atomic {
+			!lock ->
+			if
+			:: global != 0 -> goto again
+			:: else -> p = wp[w]; give_idle(p); wp[w] = NONE
+			fi
+		};
+		atomic { spun = spins[w]; if :: spun -> spins[w] = false; spinning-- :: else fi };
+		if
+		:: global != 0 ->
+			acquire_p(w, p);
+			atomic { if :: p != NONE && spun -> spins[w] = true; spinning++ :: else fi };
+			goto again
+		:: else
+		fi;
+#ifdef POLL
+		spun = false;
+		atomic { if :: !polling -> polling = true; spun = true :: else fi };
+		if
+		:: spun ->
+			busy[w] = false;
+			if
+			:: atomic { poke -> poke = false }
+			:: atomic { events > 0 -> events-- }
+			fi;
+			busy[w] = true;
+			polling = false;
+			acquire_p(w, p);
+			if :: p != NONE -> spins[w] = true; spinning++ :: else fi;
+			goto again
+		:: else
+		fi;
+#endif
+		sleep_idle(w, p, v);
+		goto again
+	:: else
+	fi;
+	atomic { spun = (spins[w] && spinning == 1); if :: spins[w] -> spins[w] = false; spinning-- :: else fi };
+	if :: spun -> wake_p(p, v) :: else fi;
+	atomic { p = 0; v = 0; spun = false; busy[w] = false };   /* the goroutine's own code */
+	busy[w] = true;
+	goto again
+}
+
+proctype producer()
+{
+	byte i, p, w;
+	do
+	:: i < K ->
+		atomic { !lock -> global++ };
+		wake_p(p, w);
+		atomic { p = 0; w = 0; i++ }
+	:: else -> break
+	od
+}
+
+#define TAKEABLE(p) (global != 0 && owner[p] != NONE && !busy[owner[p]])
+
+inline pass_on(p, w, left)
+{
+	atomic {
+		!lock ->
+		left = (global != 0);
+		if
+		:: left ->
+			hand_over(p, w, false);
+			if :: w != NONE -> left = false :: else -> give_idle(p) fi
+		:: else -> give_idle(p)
+		fi
+	};
+	atomic { if :: left -> wanted = true :: else fi; p = 0; w = 0; left = false }
+}
+
+proctype monitor()
+{
+	byte p, w;
+	bool left;
+	do
+	:: wanted ->
+		wanted = false;
+#ifdef ALWAYS_MAKE
+		w = NONE;
+#else
+		atomic {   /* who has gone to sleep meanwhile */
+			!lock ->
+			w = NONE;
+			take_idle(p);
+			if
+			:: p != NONE ->
+				hand_over(p, w, false);
+				if :: w == NONE -> give_idle(p) :: else fi
+			:: else
+			fi
+		};
+#endif
+		atomic {
+			!lock ->
+			if
+			:: w == NONE && !starting ->
+				w = 0;
+				do
+				:: w < NW && begun[w] -> w++
+				:: else -> break
+				od;
+				if :: w < NW -> starting = true; begun[w] = true :: else fi
+			:: else
+			fi;
+			p = 0; w = 0
+		}
+	:: atomic { TAKEABLE(0) -> p = 0; owner[0] = NONE }; pass_on(p, w, left)
+#if PS > 1
+	:: atomic { TAKEABLE(1) -> p = 1; owner[1] = NONE }; pass_on(p, w, left)
+#endif
+	:: timeout ->
+		assert(global == 0);
+		break
+	od
+}
+
+init
+{
+	byte i;
+	atomic {
+		do
+		:: i < PS -> owner[i] = NONE; idle[i] = true; i++
+		:: else -> break
+		od;
+		i = 0;
+		do
+		:: i < NW -> wp[i] = NONE; begun[i] = (i < NBEGUN); run worker(i); i++
+		:: else -> break
+		od;
+		i = 0;
+		do
+		:: i < NPROD -> run producer(); i++
+		:: else -> break
+		od;
+		run monitor()
+	}
+}
