@@ -308,17 +308,18 @@ static void go_idle(struct worker *w)
     sched_give_idle_p_locked(w->p);
     w->p = NULL;
     mutex_unlock(&sched.lock);
-    bool spun = w->spinning;
-    stop_spinning(w, false);
-    fence_sc(); /* [idle.last] */
-    if (any_queue_has_work()) {
-        if (sched_acquire_p(w)) {
-            w->spinning = spun;
-            if (spun) {
+    /* Who has not looked at others' queues, for so many do, has left them to these; and may not come back for what he then
+     * does not look at: in a world that is being stopped he would turn in circles, busy. */
+    if (w->spinning) {
+        stop_spinning(w, false);
+        fence_sc(); /* [idle.last] */
+        if (any_queue_has_work()) {
+            if (sched_acquire_p(w)) {
+                w->spinning = true;
                 add_acqrel(&sched.spinning, 1u);
             }
+            return; /* or somebody else has it */
         }
-        return; /* or somebody else has it */
     }
     if ((netpoll_waiters() != 0 || timers_next() != INT64_MAX) && wait_polling(w)) {
         return;

@@ -159,9 +159,9 @@ again:
 		};
 		atomic { spun = spins[w]; if :: spun -> spins[w] = false; spinning-- :: else fi };
 		if
-		:: global != 0 ->
+		:: spun && global != 0 ->
 			acquire_p(w, p);
-			atomic { if :: p != NONE && spun -> spins[w] = true; spinning++ :: else fi };
+			atomic { if :: p != NONE -> spins[w] = true; spinning++ :: else fi };
 			goto again
 		:: else
 		fi;
