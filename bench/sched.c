@@ -52,7 +52,7 @@ static struct {
 static struct hist lateness;
 
 static struct {
-    double bytes_each, start_ns_each, gc_ns, wake_ns_each;
+    double bytes_each, asleep_bytes_each, start_ns_each, gc_ns, wake_ns_each;
 } parked;
 
 static void *checked(void *p)
@@ -414,6 +414,13 @@ static uint64_t run_parked(uint64_t ops)
         gc_ns[i] = (double)(clock_ns() - began);
     }
     parked.gc_ns = median(gc_ns, COLLECTIONS);
+    uint64_t bytes_now = taken_bytes(); /* stacks fall asleep after the cycles, in their own time */
+    do {
+        bytes_after = bytes_now;
+        loam_sleep(300 * SLEEP_NS);
+        bytes_now = taken_bytes();
+    } while (bytes_now < bytes_after);
+    parked.asleep_bytes_each = ((double)bytes_now - (double)bytes_before) / (double)n;
 
     began = clock_ns();
     for (uint64_t i = 0; i < n; i++) {
@@ -551,6 +558,7 @@ int main(int argc, char **argv)
     }
     if (chosen->run == run_parked) {
         result_real("bytes_each", parked.bytes_each);
+        result_real("asleep_bytes_each", parked.asleep_bytes_each);
         result_real("start_ns_each", parked.start_ns_each);
         result_real("gc_ns", parked.gc_ns);
         result_real("wake_ns_each", parked.wake_ns_each);

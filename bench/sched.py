@@ -19,8 +19,8 @@ import peers as P  # noqa: E402
 # The options of each row's runs, and the figures they are shown with.
 TIME = [("ns_per_op", "an operation")]
 LATE = [("late_p50_ns", "late, median"), ("late_p99_ns", "late, 99 %"), ("cpu_ns_per_op", "processor time of a sleep")]
-PARKED = [("bytes_each", "memory each"), ("start_ns_each", "start each"), ("gc_ns", "a collection meanwhile"),
-          ("wake_ns_each", "wake and end each")]
+PARKED = [("bytes_each", "memory each"), ("asleep_bytes_each", "memory each, after collections"),
+          ("start_ns_each", "start each"), ("gc_ns", "a collection meanwhile"), ("wake_ns_each", "wake and end each")]
 CASES = {
     "spawn": ([[]], TIME),
     "spawn-batch": ([[]], TIME),
@@ -40,7 +40,7 @@ QUICK = {"sleep": "5000", "spawn": "20000", "spawn-batch": "20000"}
 
 
 def figure_text(name, value):
-    return f"{value:.0f} B" if name.startswith("bytes") else P.time_text(value)
+    return f"{value:.0f} B" if "bytes" in name else P.time_text(value)
 
 
 def run_case(options, peers, programs, args):

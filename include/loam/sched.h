@@ -34,6 +34,8 @@
  *    as long as the function has not returned; what is stored through them needs no LOAM_SET only if the goroutine
  *    whose locals they are does it.
  *    Others may read such a local that points into the heap while its goroutine waits for them, not while it runs.
+ *    The memory of a stack whose goroutine has waited through two cycles goes back to the system, but for what is live; whoever
+ *    touches it finds it as it was. Only vmsplice is not to be given such pages.
  *  - The thread is the library's: a goroutine that ends it (pthread_exit, loam_detach) ends the program with a message.
  *  - An exception of C++ that is being handled belongs to the thread: nothing parks within a catch block.
  *  - The child of a fork has no goroutines but the one that forked, which becomes an ordinary thread.

@@ -602,6 +602,13 @@ static int64_t until_forced_ns(void)
     return left > 0 ? left : 0;
 }
 
+/* A step, so that a cycle that is due waits for no longer. */
+static bool rest_goroutines(void)
+{
+    bool (*hook)(void) = load_acq(&gc.rest_goroutines); /* acquire: pairs with gscan_init */
+    return hook != NULL && hook();
+}
+
 static void collector_main(void *arg)
 {
     (void)arg;
@@ -617,6 +624,7 @@ static void collector_main(void *arg)
         uint32_t seen = load_acq(&gc.wakeups);
         int64_t left = until_forced_ns();
         bool due = gc_is_due();
+        bool more = rest_goroutines();
         if (left == 0 || due) {
             if (due && load_rlx(&gc.live) >= HELPERS_FROM) {
                 start_helpers();
@@ -631,6 +639,10 @@ static void collector_main(void *arg)
         mutex_unlock(&gc.cycle_lock);
         if (scavenge >= 0 && (left < 0 || scavenge < left)) {
             left = scavenge;
+        }
+        if (more) {
+            world_safepoint();
+            continue;
         }
         world_lib_pause();
         os_futex_wait(&gc.wakeups, seen, left);

@@ -35,6 +35,7 @@ struct gc_options {
     bool stop_the_world;
     bool clobber_free;
     bool disable_thp;
+    int stack_sleep; /* stacksleep: cycles that a goroutine is parked until its stack sleeps; 0: never */
     _Atomic int max_procs;
 };
 
@@ -111,6 +112,7 @@ struct gc {
     void (*_Atomic walk_goroutines)(struct gcwork *w);
     void (*_Atomic goroutines_fork_child)(struct m *self);
     void (*_Atomic thread_ended)(struct m *m);
+    bool (*_Atomic rest_goroutines)(void); /* between cycles, a step; true: there is more to do */
 
     /* Hooks of observe/: the library has started; a cycle has ended. */
     void (*at_start)(void);

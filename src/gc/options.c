@@ -101,8 +101,8 @@ static void read_max_procs(void)
 static void set_debug(const char *key, size_t klen, const char *value, size_t vlen)
 {
     static const char *const keys[] = {
-        "gctrace",     "gcpacertrace", "gccheckmark",  "gcstoptheworld", "gcstress",
-        "clobberfree", "scavtrace",    "madvdontneed", "disablethp",     NULL};
+        "gctrace",   "gcpacertrace", "gccheckmark", "gcstoptheworld", "gcstress", "clobberfree",
+        "scavtrace", "madvdontneed", "disablethp",  "stacksleep",     NULL};
     int which = 0;
     while (keys[which] != NULL &&
            !(strlen(keys[which]) == klen && memcmp(keys[which], key, klen) == 0)) {
@@ -142,8 +142,11 @@ static void set_debug(const char *key, size_t klen, const char *value, size_t vl
     case 7:
         heap.discard_lazily = v == 0;
         break;
-    default:
+    case 8:
         o->disable_thp = v != 0;
+        break;
+    default:
+        o->stack_sleep = v < 100 ? (int)v : 100;
         break;
     }
 }
@@ -168,5 +171,6 @@ void gc_options_read(void)
     read_gogc();
     read_memory_limit();
     read_max_procs();
+    gc.options.stack_sleep = 2;
     read_godebug();
 }

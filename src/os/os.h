@@ -247,6 +247,23 @@ bool os_altstack_install(void);
 /* Handlers of faults (SIGSEGV, SIGBUS) are given the address. */
 uintptr_t os_fault_address(const void *siginfo);
 
+/* -- pages that are brought when they are touched (pager.c) ------------------------------------- */
+
+/* Once; false: the system has it not, or not for us. What follows only after that; addresses and bytes are of whole pages. */
+bool os_pager_open(void);
+/* Who touches a page of this memory that is not there waits for os_pager_put from now on, or until it is not watched any more.
+ * Neighbours that are watched are one mapping. False: refused (too many mappings). */
+bool os_pager_watch(void *addr, size_t bytes);
+bool os_pager_unwatch(void *addr, size_t bytes);
+/* Move pages within watched memory, to where there are none. False: nothing was moved (the kernel holds one for a device, or a
+ * child of fork shares it). */
+bool os_pager_take(void *to, void *from, size_t bytes);
+/* Put pages where there are none; those that are there stay as they are. Who waits for them goes on. False: no memory. */
+bool os_pager_put(void *at, const void *from, size_t bytes);
+/* Waits until a page is touched that is not there. For one thread. */
+uintptr_t os_pager_next(void);
+void os_pager_fork_child(void); /* nothing is watched there */
+
 /* -- events of descriptors (poll.c) ----------------------------------------------------------- */
 
 struct os_poll_event {

@@ -154,6 +154,7 @@ static void enqueue(struct sudog *s)
     s->next = NULL;
     s->prev = q->last;
     if (q->last != NULL) {
+        sleeper_touch(q->last);
         q->last->next = s;
     } else {
         q->first = s;
@@ -182,6 +183,8 @@ static struct sudog *dequeue(struct waitq *q)
 {
     while (q->first != NULL) {
         struct sudog *s = q->first;
+        sleeper_touch(s);
+        sleeper_touch(s->next);
         unqueue(s);
         uint32_t undecided = 0;
         /* acquire: pairs with nobody but itself: who has decided it is the only one that wakes it. */

@@ -68,18 +68,25 @@ struct g *allg_new(void)
 static void mark_stack(struct gcwork *w, struct g *g)
 {
     mark_word(w, load_rlx(&g->arg));
-    mark_range(w, g->sp, g->stack_high);
+    if (!sleeper_scan(w, g)) {
+        mark_range(w, g->sp, g->stack_high);
+    }
     add_rlx(&gc.stack_scan, (uint64_t)(g->stack_high - g->sp));
 }
 
-static bool claim(struct g *g, uint32_t from)
+bool gscan_claim(struct g *g, uint32_t from)
 {
     return cas_acqrel(&g->status, &from, G_CLAIMED); /* acquire: sp; pairs with arrive */
 }
 
+void gscan_unclaim(struct g *g)
+{
+    store_rel(&g->status, (uint32_t)G_PARKED); /* release: done; pairs with sched_claim_to_run */
+}
+
 static void cool_dead(struct g *g)
 {
-    if (claim(g, G_DEAD)) {
+    if (gscan_claim(g, G_DEAD)) {
         if (g->stack_high != 0 && !g->cold && ++g->dead_cycles >= COLD_CYCLES) {
             stack_discard(g);
             g->cold = true;
@@ -96,9 +103,12 @@ static void scan_claimed(struct gcwork *w, struct g *g, uint32_t cycle)
     }
     if (g->ran) {
         g->ran = false;
+        store_rlx(&g->parked_cycles, (uint8_t)0);
         stack_shrink(g, g->sp);
+    } else {
+        sleeper_count(g);
     }
-    store_rel(&g->status, (uint32_t)G_PARKED); /* release: done; pairs with sched_claim_to_run */
+    gscan_unclaim(g);
 }
 
 /* What is left of [gscan.once] for g. */
@@ -110,7 +120,7 @@ static void visit(struct gcwork *w, struct g *g, uint32_t cycle)
             os_sleep_ns(CLAIM_PAUSE_NS); /* a report looks at it, and is busy meanwhile */
         } else if (load_rlx(&g->scanned) == cycle) {
             return;
-        } else if (claim(g, G_PARKED)) {
+        } else if (gscan_claim(g, G_PARKED)) {
             scan_claimed(w, g, cycle);
             return;
         }
@@ -168,6 +178,7 @@ void gscan_init(void)
     store_rel(&gc.walk_goroutines, walk); /* release: this folder's start; pairs with the cycle */
     store_rel(&gc.goroutines_fork_child, sched_fork_child);
     store_rel(&gc.thread_ended, sched_thread_ended);
+    store_rel(&gc.rest_goroutines, sleeper_step);
 }
 
 void gscan_fork_child(void)

@@ -113,6 +113,7 @@ static int ask_locked(struct fd_list *l, int fd)
 {
     int events = 0;
     for (const struct fd_wait *w = l->first; w != NULL; w = w->next) {
+        sleeper_touch(w);
         events |= w->events;
     }
     return events == 0 ? 0 : os_poll_ask(fd, events, ++l->asks);
@@ -126,6 +127,7 @@ static void happened(struct gqueue *ready, int fd, uint32_t ask, int events)
     }
     mutex_lock(&l->lock);
     for (struct fd_wait *w = ask == l->asks ? l->first : NULL, *next; w != NULL; w = next) {
+        sleeper_touch(w);
         next = w->next;
         int got = events & (w->events | ALWAYS);
         uint32_t undecided = 0;

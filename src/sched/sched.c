@@ -117,6 +117,9 @@ bool sched_claim_to_run(struct worker *w, struct g *g)
     if (unlikely(!cas_acqrel(&g->status, &parked, G_RUNNING))) {
         return false;
     }
+    if (unlikely(g->slept != NULL)) {
+        sleeper_wake(g);
+    }
     gscan_resume(w->m, g);
     g->ran = true;
     store_rlx(&w->p->tick, load_rlx(&w->p->tick) + 1);
@@ -670,6 +673,7 @@ void sched_fork_child(struct m *self)
     }
     netpoll_fork_child();
     timers_fork_child();
+    sleeper_fork_child();
     gscan_fork_child();
     memset(&sched, 0, sizeof sched);
     monitor_fork_child();

@@ -2,7 +2,7 @@
  *
  *   sched.c    a goroutine's life, parking             runq.c     queues
  *   worker.c   threads, and what they do without work  monitor.c  who does not come back
- *   stack.c    stacks
+ *   stack.c    stacks                         sleeper.c  those that nobody has used for long
  *   chan.c     channels and select            sync.c   wait groups and mutexes
  *   timer.c    sleeping                       netpoll.c  descriptors
  *   gscan.c    what the collector does with goroutines
@@ -48,6 +48,8 @@ struct g {
     uint8_t dead_cycles; /* ends of cycles since it ended */
     bool ran;            /* since its stack was last looked at for what is not used any more */
     bool cold;           /* dead: its stack has no memory */
+    _Atomic uint8_t parked_cycles; /* since it last ran or was touched; whoever has claimed it */
+    struct slept *slept;           /* NULL: awake; see [sleep.owner] */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     void *fiber; /* the sanitizer's; of ASan the fake stack */
 #endif
@@ -236,6 +238,32 @@ void stack_free(struct g *g);
 void stack_discard(struct g *g);              /* all of it, it is not in use */
 void stack_shrink(struct g *g, uintptr_t sp); /* what was used below sp and is not now */
 bool stack_guards(const struct g *g, uintptr_t addr);
+enum { STACK_CHUNK_SHIFT = 26, STACK_CHUNKS_MAX = 1 << 14 }; /* 1 TiB of stacks */
+#define STACK_CHUNK_BYTES ((size_t)1 << STACK_CHUNK_SHIFT)
+/* Of an address within a stack that is no run of chunks: its chunk, the number of its slot there, the slot. */
+uint32_t stack_chunk(uintptr_t addr);
+bool stack_is_one(uintptr_t addr); /* is it within the stacks at all? */
+bool stack_is_one(uintptr_t addr); /* is it within the stacks at all? */
+uint32_t stack_slot_at(uintptr_t addr);
+size_t stack_slot_bytes(uintptr_t addr, uintptr_t *at);
+uint32_t stack_slots_of(uint32_t chunk); /* 0: a part of a larger stack */
+
+/* -- sleeper.c --------------------------------------------------------------------------------- */
+void sleeper_wake(struct g *g); /* g->slept is there, and g about to run */
+/* Before the library touches what lies on the stack of one who waits: without it the pager's thread would be asked. */
+extern HIDDEN _Atomic uint64_t sleeper_asleep; /* stacks */
+void sleeper_touch_slow(const void *at);
+ALWAYS_INLINE void sleeper_touch(const void *at)
+{
+    if (unlikely(load_rlx(&sleeper_asleep) != 0)) { /* relaxed: the fault would find it too */
+        sleeper_touch_slow(at);
+    }
+}
+/* The collector. g is claimed: one more cycle in which it has not run; its live bytes, if they are not on its stack. */
+void sleeper_count(struct g *g);
+bool sleeper_scan(struct gcwork *w, const struct g *g);
+bool sleeper_step(void); /* between cycles; true: there is more to do */
+void sleeper_fork_child(void);
 
 /* -- timer.c ----------------------------------------------------------------------------------- */
 /* Busy. Wake g at deadline unless it is stopped before. False: no memory. */
@@ -258,6 +286,8 @@ uint32_t allg_count(void);
 /* g is about to run: its stack, if a cycle still wants it. */
 void gscan_resume(struct m *m, struct g *g);
 void gscan_born(struct m *m, struct g *g, uintptr_t arg); /* not yet parked */
+bool gscan_claim(struct g *g, uint32_t from); /* [gscan.claim]; false: it is not `from` now */
+void gscan_unclaim(struct g *g);              /* it was parked */
 void gscan_init(void);
 void gscan_fork_child(void);
 

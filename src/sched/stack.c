@@ -20,16 +20,16 @@
 
 enum {
     LEAST_SHIFT = 16,
-    CHUNK_SHIFT = 26,
+    CHUNK_SHIFT = STACK_CHUNK_SHIFT,
     CLASSES = CHUNK_SHIFT - LEAST_SHIFT + 1,
     HUGE_CLASS = CLASSES, /* HUGE_CLASS + k: 2 << k chunks */
     HUGE_SHIFTS = 11,     /* up to 128 GiB with the guard */
-    CHUNKS_MAX = 1 << 14, /* 1 TiB */
+    CHUNKS_MAX = STACK_CHUNKS_MAX,
     CHUNKS_LEAST = 1 << 2,
     KEEP_BYTES = 16 << 10, /* below the stack pointer, when the rest goes back */
 };
 
-#define CHUNK_BYTES ((size_t)1 << CHUNK_SHIFT)
+#define CHUNK_BYTES STACK_CHUNK_BYTES
 
 #define UNGUARDED (1u << 31)
 
@@ -47,6 +47,7 @@ static struct {
     uint32_t nchunks; /* reserved */
     struct slots classes[CLASSES];
     uint64_t taken[CHUNKS_MAX / 64]; /* a bit for each chunk */
+    uint8_t class_of[CHUNKS_MAX];    /* of the slots of a chunk, for good */
 } stacks;
 
 static size_t guard_bytes(void)
@@ -119,6 +120,7 @@ static uint32_t take_chunks_locked(uint32_t n)
         os_huge((void *)(stacks.base + first * CHUNK_BYTES), n * CHUNK_BYTES, false);
         for (uint32_t i = first; i <= c; i++) {
             stacks.taken[i / 64] |= UINT64_C(1) << i % 64;
+            stacks.class_of[i] = HUGE_CLASS;
         }
         return first;
     }
@@ -179,6 +181,7 @@ static uintptr_t take_slot_locked(uint8_t class, bool *fresh)
             (chunk = take_chunks_locked(1)) == stacks.nchunks) {
             return 0;
         }
+        stacks.class_of[chunk] = class;
         s->nchunks++;
         s->chunk = chunk;
         s->next = 0;
@@ -236,6 +239,33 @@ bool stack_alloc(struct g *g, uint8_t class)
         return false;
     }
     return true;
+}
+
+uint32_t stack_chunk(uintptr_t addr)
+{
+    return (uint32_t)((addr - stacks.base) >> CHUNK_SHIFT);
+}
+
+bool stack_is_one(uintptr_t addr)
+{
+    return addr - stacks.base < stacks.nchunks * CHUNK_BYTES;
+}
+
+uint32_t stack_slot_at(uintptr_t addr)
+{
+    return (uint32_t)((addr & (CHUNK_BYTES - 1)) / class_bytes(stacks.class_of[stack_chunk(addr)]));
+}
+
+size_t stack_slot_bytes(uintptr_t addr, uintptr_t *at)
+{
+    size_t bytes = class_bytes(stacks.class_of[stack_chunk(addr)]);
+    *at = align_down(addr, bytes);
+    return bytes;
+}
+
+uint32_t stack_slots_of(uint32_t chunk)
+{
+    return stacks.class_of[chunk] < HUGE_CLASS ? slots_in_chunk(stacks.class_of[chunk]) : 0;
 }
 
 void stack_free(struct g *g)

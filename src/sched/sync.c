@@ -34,6 +34,7 @@ static void put_last(struct queue *q, struct node *n)
 {
     n->next = NULL;
     if (q->last != NULL) {
+        sleeper_touch(q->last);
         q->last->next = n;
     } else {
         q->first = n;
@@ -52,6 +53,7 @@ static struct node *take_first(struct queue *q)
 {
     struct node *n = q->first;
     if (n != NULL) {
+        sleeper_touch(n);
         q->first = n->next;
         q->last = q->first == NULL ? NULL : q->last;
     }

@@ -125,6 +125,7 @@ bool timers_take(struct gqueue *ready, int64_t now)
         struct g *g = timers.heap[0];
         remove_locked(g);
         uint32_t undecided = 0;
+        sleeper_touch(g->timed);
         /* acquire: pairs with who decided otherwise. The waiter lies on g's stack, and g does not go on before
          * timer_stop has had the lock. */
         if (g->timed == NULL || cas_acqrel(&g->timed->decided, &undecided, WAITER_LATE)) {

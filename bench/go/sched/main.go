@@ -45,7 +45,7 @@ var crew struct {
 var lateness report.Hist
 
 var parked struct {
-	bytesEach, startNSEach, gcNS, wakeNSEach float64
+	bytesEach, asleepBytesEach, startNSEach, gcNS, wakeNSEach float64
 }
 
 // crewStart starts tasks first to limit in fn, each with ops operations.
@@ -347,6 +347,15 @@ func runParked(uint64) uint64 {
 		gcNS[i] = float64(report.NowNS() - began)
 	}
 	parked.gcNS = median(gcNS[:])
+	bytesNow := takenBytes()
+	for {
+		bytesAfter = bytesNow
+		time.Sleep(300 * sleepNS)
+		if bytesNow = takenBytes(); bytesNow >= bytesAfter {
+			break
+		}
+	}
+	parked.asleepBytesEach = (float64(bytesNow) - float64(bytesBefore)) / float64(n)
 
 	began = report.NowNS()
 	for i := uint64(0); i < n; i++ {
@@ -466,6 +475,7 @@ func main() {
 	}
 	if once {
 		report.Real("bytes_each", parked.bytesEach)
+		report.Real("asleep_bytes_each", parked.asleepBytesEach)
 		report.Real("start_ns_each", parked.startNSEach)
 		report.Real("gc_ns", parked.gcNS)
 		report.Real("wake_ns_each", parked.wakeNSEach)
