@@ -159,6 +159,9 @@ uintptr_t os_pager_next(void)
     ssize_t n;
     do {
         n = read(pager_fd, &msg, sizeof msg);
+        CHECK(n >= 0 || errno == EINTR || errno == EAGAIN,
+              "the descriptor of the stacks that sleep (%d) was closed by the program (errno %d)",
+              pager_fd, errno);
     } while (n != (ssize_t)sizeof msg || msg.event != UFFD_EVENT_PAGEFAULT);
     return (uintptr_t)msg.arg.pagefault.address & ~(uintptr_t)(os_page_size() - 1);
 }

@@ -26,6 +26,7 @@
 #include "gc/mark.h"
 #include "heap/fixalloc.h"
 
+#include <errno.h>
 #include <string.h>
 
 enum {
@@ -95,7 +96,7 @@ static void put_back(uint32_t lock, struct slept *s)
     memset(pages, 0, bytes);
     memcpy(pages + s->offset, s->live, s->bytes);
     CHECK(os_pager_put((void *)s->at, pages, bytes),
-          "no memory for a goroutine's stack that slept");
+          "the stack of a goroutine that slept cannot be put back (errno %d)", errno);
     unwatch(s); /* who waits for it is told */
     sub_rlx(&sleeper_asleep, UINT64_C(1));
     store_rel(&s->awake, true); /* release: the pages; pairs with who has the goroutine */

@@ -1,7 +1,7 @@
 #!/bin/sh
 # run.sh BUILD SOURCE - the examples do what their README says.
 #
-# Claims: (1) hello ends with 0 and keeps its tree to the last node; (2) search, for a second over the
+# Claims: (0) coroutines finds its lists whole in all three ways, while cycles run; (1) hello ends with 0 and keeps its tree to the last node; (2) search, for a second over the
 # text of this project, ends with 0 after its table, whose last row says that in both runs answers
 # were equal to a plain scan; (3) with --json its figures can be parsed and say the same; (4) a
 # folder without text is an error that is named.
@@ -30,6 +30,10 @@ run()
 
 run 0 "$build/hello"
 grep -Eq '^131071 nodes kept, [0-9]+ MB allocated, [1-9][0-9]* cycles' "$tmp/out" || fail "hello: its line"
+
+GOGC=5 GODEBUG=clobberfree=1 run 0 "$build/coroutines" 100 50
+[ "$(grep -Ec ' [1-9][0-9]* +[1-9][0-9]* +[0-9.]+ +[0-9.]+$' "$tmp/out")" -eq 3 ] || fail "coroutines: three ways, each with cycles"
+run 2 "$build/coroutines" 0
 
 run 0 "$build/search" --seconds 1 --max-mb 4 "$source/docs" "$source/include" "$source/src"
 tail -n 1 "$tmp/out" | grep -Eq '^queries equal to a plain scan +[1-9][0-9]* +[1-9][0-9]*$' ||
