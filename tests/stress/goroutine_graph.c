@@ -11,6 +11,7 @@
  * TEST_RUN: checkmark | GODEBUG=gccheckmark=1,clobberfree=1 GOGC=5 | --seconds 4 --mib 2 | 90
  * TEST_RUN: gcstress | GODEBUG=gcstress=5,clobberfree=1 | --seconds 4 --mib 2 | 90 | stress
  * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1,clobberfree=1 GOGC=5 | --seconds 3 --mib 4 | 90 | stress
+ * TEST_RUN: many_callers | | --seconds 1 --callers 100000 --dive-mib 100 | 180 | stress
  * TEST_RUN: stress | GOMAXPROCS=4 GODEBUG=clobberfree=1 GOGC=5 | --seconds 30 | 180 | stress
  * TEST_RUN: stress_checkmark | GODEBUG=gccheckmark=1,clobberfree=1 GOGC=5 | --seconds 30 --mib 2 | 180 | stress
  * TEST_RUN: stress_long | GODEBUG=gcstress=20,clobberfree=1 GOGC=5 | --seconds 300 | 900 | long
@@ -445,6 +446,16 @@ static NOINLINE size_t descend(struct rng *rng, size_t levels)
 
 enum { DEEP_BYTES_EACH = 8 << 20 };
 static _Atomic(size_t) deep_done;
+
+/* A kilobyte a frame. */
+static NOINLINE size_t fall(size_t levels)
+{
+    volatile char frame[1000];
+    frame[levels % sizeof frame] = (char)levels;
+    size_t below = levels > 0 ? fall(levels - 1) : 0;
+    EXPECT_EQ(frame[levels % sizeof frame], (char)levels);
+    return below + 1;
+}
 static loam_chan *shallow;
 
 static void go_deep(void *arg)
@@ -579,6 +590,30 @@ static void call_the_c_library(void *arg)
     atomic_fetch_add(&callers_done, 1);
 }
 
+/* Each of them once, on as many goroutines as are asked for: they need more stack than most. */
+static void call_each_once(void *arg)
+{
+    struct rng rng = rng_stream((uintptr_t)arg);
+    vertex *mine = vertex_new();
+    print_to_memory(&rng);
+    loam_yield();
+    resolve_address(&rng);
+    loam_yield();
+    sort_numbers(&rng);
+    vertex_check(mine);
+    atomic_fetch_add(&callers_done, 1);
+}
+
+static void many_call_the_c_library(void)
+{
+    size_t count = (size_t)test_number("callers", 200);
+    atomic_store(&callers_done, 0);
+    for (uintptr_t i = 0; i < count; i++) {
+        go(call_each_once, (void *)i);
+    }
+    PARK_UNTIL(90, atomic_load(&callers_done) == count);
+}
+
 static void c_library(void)
 {
     size_t count = TEST_SANITIZED || emulated() || test_godebug("gcstress") ? 200 : 1000;
@@ -589,6 +624,39 @@ static void c_library(void)
     PARK_UNTIL(90, atomic_load(&callers_done) == count);
 }
 
+static void go_to_the_bottom(void *arg)
+{
+    size_t levels = (size_t)(uintptr_t)arg << 10;
+    EXPECT_EQ(fall(levels), levels + 1);
+    atomic_fetch_add(&deep_done, 1);
+    EXPECT(!loam_chan_recv(shallow, NULL));
+}
+
+/* One stack, as deep as --dive-mib says: what it has used goes back while it waits. */
+static void one_very_deep(void)
+{
+    size_t mib = TEST_SANITIZED || emulated() ? 2 : (size_t)test_number("dive-mib", 20);
+    loam_go_options options = {"diver", (mib + mib / 2 + 2) << 20};
+    size_t before = resident();
+    LOAM_SET(shallow, loam_chan_make_bytes(0, 0));
+    atomic_store(&deep_done, 0);
+    EXPECT_EQ(loam_go_with(&options, go_to_the_bottom, (void *)mib), 0);
+    PARK_UNTIL(90, atomic_load(&deep_done) == 1);
+    size_t deep = resident();
+    for (int i = 0; i < 3; i++) {
+        loam_gc();
+    }
+    size_t parked = resident();
+    loam_chan_close(shallow);
+    go_all_ended();
+    printf("  resident: %zu MiB, after the dive %zu, collected %zu\n", before >> 20, deep >> 20,
+           parked >> 20);
+    if (!TEST_SANITIZED && !emulated()) {
+        EXPECT_GT(deep, before + (mib << 20) / 2);
+        EXPECT_LT(parked, before + (4 << 20));
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -596,6 +664,8 @@ int main(int argc, char **argv)
     RUN(graph);
     RUN_BOTH(deep_recursion);
     RUN_BOTH(c_library);
+    RUN(many_call_the_c_library);
+    RUN(one_very_deep);
     go_all_ended();
     return test_end();
 }
