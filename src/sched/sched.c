@@ -230,9 +230,9 @@ static void bury(struct g *g, void *arg)
     __tsan_destroy_fiber(g->fiber);
     g->fiber = NULL;
 #endif
-    sub_rlx(&sched.ngs, UINT64_C(1));
     struct run_call *run = g->run;
     store_rel(&g->status, (uint32_t)G_DEAD); /* release: all of it; pairs with born */
+    sub_acqrel(&sched.ngs, UINT64_C(1)); /* release: it is gone; pairs with loam_num_goroutine */
     if (run != NULL) {
         tell_end(run); /* who waited finds it gone */
     }
@@ -409,7 +409,8 @@ int loam_go(void (*fn)(void *arg), void *arg)
 
 size_t loam_num_goroutine(void)
 {
-    return (size_t)load_rlx(&sched.ngs);
+    return (size_t)load_acq(
+        &sched.ngs); /* acquire: who is not counted is not listed; pairs with bury */
 }
 
 uint64_t loam_goroutine_id(void)

@@ -2,6 +2,8 @@
  * their locals hold while they are parked; come from plain threads and from goroutines, by the hundred thousand; and a
  * fork beside them or within one leaves a child that works.
  *
+ * In the release step alone: under ThreadSanitizer it passes, but its clocks take up to 10 GB (see go_most).
+ *
  * TEST_LABEL: stress
  * TEST_RUN: default | | | 90
  * TEST_RUN: one_proc | GOMAXPROCS=1 | | 90
@@ -335,7 +337,7 @@ static void names(void)
     EXPECT_MSG(strstr(text, "0123456789abcdef0123456789ABCDEF") == NULL,
                "more than 31 bytes of it");
     loam_chan_close(gate);
-    PARK_UNTIL(20, loam_num_goroutine() <= 1);
+    go_all_ended();
     EXPECT_MSG(strstr(goroutines_text(), "of fifty") == NULL, "what has ended is listed");
 }
 
