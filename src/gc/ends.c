@@ -481,6 +481,13 @@ void ends_cycle_ended(void)
     }
 }
 
+void ends_prepare(const struct m *m)
+{
+    if (m_busy(m) == 0) {
+        ends_start_thread();
+    }
+}
+
 void ends_call(void)
 {
     ends_start_thread();
@@ -845,8 +852,8 @@ int ends_set_finalizer(struct m *m, void *obj, void (*fn)(void *, void *), void 
         errno = err;
         return -1;
     }
-    if (fn != NULL && m_busy(m) == 0) {
-        ends_start_thread();
+    if (fn != NULL) {
+        ends_prepare(m);
     }
     return 0;
 }
@@ -890,9 +897,7 @@ uint64_t ends_add_cleanup(struct m *m, void *obj, void (*fn)(void *), void *arg)
         errno = err;
         return 0;
     }
-    if (m_busy(m) == 0) {
-        ends_start_thread();
-    }
+    ends_prepare(m);
     return id;
 }
 

@@ -37,6 +37,8 @@ void ends_free_object(struct mspan *s, size_t index);
 /* A cycle has ended: if something is queued and its thread could not be had, try again. No lock
  * held, not busy: it starts a thread. */
 void ends_cycle_ended(void);
+/* There will be something to run: its thread, unless m is over the library. */
+void ends_prepare(const struct m *m);
 /* The library's own thread shall look for work, of others, too (gc_pressure_tell). Not busy. */
 void ends_call(void);
 bool ends_is_runner(const struct m *m);

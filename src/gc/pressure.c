@@ -56,6 +56,9 @@ bool gc_pressure_add(struct m *m, void (*fn)(loam_pressure level, void *arg), vo
     if (h == NULL && arg != NULL) {
         (void)gc_unpin(m, (uintptr_t)arg);
     }
+    if (h != NULL) {
+        ends_prepare(m); /* when memory is refused, so is a thread's stack */
+    }
     return h != NULL;
 }
 
