@@ -135,6 +135,10 @@ static char *one_stack; /* of ONE_STACK, and of one thread */
 static struct coroutine *coroutine_new(enum way way)
 {
     struct coroutine *co = calloc(1, sizeof *co);
+    if (co == NULL) {
+        perror("calloc");
+        exit(1);
+    }
     co->way = way;
     co->memory = map(STACK_BYTES);
     co->low = way == ONE_STACK ? one_stack : co->memory;

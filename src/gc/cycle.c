@@ -634,15 +634,15 @@ static void collector_main(void *arg)
             store_rlx(&gc.quiet, false);
             continue;
         }
+        if (more) {
+            world_safepoint();
+            continue;
+        }
         lock_cycle(); /* as a cycle's sweep: who holds it finds the heap at rest */
         int64_t scavenge = gc_scavenge_step();
         mutex_unlock(&gc.cycle_lock);
         if (scavenge >= 0 && (left < 0 || scavenge < left)) {
             left = scavenge;
-        }
-        if (more) {
-            world_safepoint();
-            continue;
         }
         world_lib_pause();
         os_futex_wait(&gc.wakeups, seen, left);

@@ -70,7 +70,6 @@ static void look_once(void *arg, uintptr_t start, size_t bytes)
     struct look *look = arg;
     struct g *g = look->g;
     struct m *m = m_self;
-    uint32_t parked = G_PARKED;
     (void)start, (void)bytes;
     if (look->done) {
         return;
@@ -80,11 +79,11 @@ static void look_once(void *arg, uintptr_t start, size_t bytes)
         m_enter_shallow(m);
     }
     look->running = load_acq(&g->status) == G_RUNNING;
-    if (cas_acqrel(&g->status, &parked, G_CLAIMED)) { /* acquire: as the collector's claim */
+    if (gscan_claim(g, G_PARKED)) {
         const char *why = load_rlx(&g->why);
         look->why = why != NULL ? why : "runnable";
         look->n = g->sp - g->stack_low > ROOM_BYTES ? os_backtrace_of(g->sp, look->pcs, FRAMES) : 0;
-        store_rel(&g->status, (uint32_t)G_PARKED); /* release: pairs with sched_claim_to_run */
+        gscan_unclaim(g);
     }
     if (m != NULL) {
         m_leave_shallow(m);

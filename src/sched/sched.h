@@ -238,11 +238,9 @@ void stack_free(struct g *g);
 void stack_discard(struct g *g);              /* all of it, it is not in use */
 void stack_shrink(struct g *g, uintptr_t sp); /* what was used below sp and is not now */
 bool stack_guards(const struct g *g, uintptr_t addr);
-enum { STACK_CHUNK_SHIFT = 26, STACK_CHUNKS_MAX = 1 << 14 }; /* 1 TiB of stacks */
-#define STACK_CHUNK_BYTES ((size_t)1 << STACK_CHUNK_SHIFT)
+enum { STACK_CHUNKS_MAX = 1 << 14 };
 /* Of an address within a stack that is no run of chunks: its chunk, the number of its slot there, the slot. */
 uint32_t stack_chunk(uintptr_t addr);
-bool stack_is_one(uintptr_t addr); /* is it within the stacks at all? */
 bool stack_is_one(uintptr_t addr); /* is it within the stacks at all? */
 uint32_t stack_slot_at(uintptr_t addr);
 size_t stack_slot_bytes(uintptr_t addr, uintptr_t *at);

@@ -20,16 +20,16 @@
 
 enum {
     LEAST_SHIFT = 16,
-    CHUNK_SHIFT = STACK_CHUNK_SHIFT,
+    CHUNK_SHIFT = 26,
     CLASSES = CHUNK_SHIFT - LEAST_SHIFT + 1,
-    HUGE_CLASS = CLASSES, /* HUGE_CLASS + k: 2 << k chunks */
-    HUGE_SHIFTS = 11,     /* up to 128 GiB with the guard */
-    CHUNKS_MAX = STACK_CHUNKS_MAX,
+    HUGE_CLASS = CLASSES,          /* HUGE_CLASS + k: 2 << k chunks */
+    HUGE_SHIFTS = 11,              /* up to 128 GiB with the guard */
+    CHUNKS_MAX = STACK_CHUNKS_MAX, /* 1 TiB */
     CHUNKS_LEAST = 1 << 2,
     KEEP_BYTES = 16 << 10, /* below the stack pointer, when the rest goes back */
 };
 
-#define CHUNK_BYTES STACK_CHUNK_BYTES
+#define CHUNK_BYTES ((size_t)1 << CHUNK_SHIFT)
 
 #define UNGUARDED (1u << 31)
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # run.sh BUILD SOURCE - the examples do what their README says.
 #
-# Claims: (0) coroutines finds its lists whole in all three ways, while cycles run; (1) hello ends with 0 and keeps its tree to the last node; (2) search, for a second over the
-# text of this project, ends with 0 after its table, whose last row says that in both runs answers
+# Claims: (0) coroutines finds its lists whole in all three ways, while cycles run; (1) hello ends with
+# 0 and keeps its tree to the last node; (2) search, for a second over the text of this project, ends with 0 after its table, whose last row says that in both runs answers
 # were equal to a plain scan; (3) with --json its figures can be parsed and say the same; (4) a
 # folder without text is an error that is named.
 set -u

@@ -467,6 +467,18 @@ static void go_deep(void *arg)
     EXPECT(!loam_chan_recv(shallow, NULL)); /* up again, parked with little on its stack */
 }
 
+/* What is resident once those that wait at `shallow` were collected beneath; then they end. */
+static size_t end_after_collections(void)
+{
+    for (int i = 0; i < 3; i++) {
+        loam_gc();
+    }
+    size_t parked = resident();
+    loam_chan_close(shallow);
+    go_all_ended();
+    return parked;
+}
+
 static void deep_recursion(void)
 {
     enum { COUNT = 20 };
@@ -479,12 +491,7 @@ static void deep_recursion(void)
     }
     PARK_UNTIL(90, atomic_load(&deep_done) == COUNT);
     size_t deep = resident();
-    for (int i = 0; i < 3; i++) {
-        loam_gc();
-    }
-    size_t parked = resident();
-    loam_chan_close(shallow);
-    go_all_ended();
+    size_t parked = end_after_collections();
     loam_gc();
     loam_free_os_memory();
     size_t ended = resident();
@@ -643,12 +650,7 @@ static void one_very_deep(void)
     EXPECT_EQ(loam_go_with(&options, go_to_the_bottom, (void *)mib), 0);
     PARK_UNTIL(90, atomic_load(&deep_done) == 1);
     size_t deep = resident();
-    for (int i = 0; i < 3; i++) {
-        loam_gc();
-    }
-    size_t parked = resident();
-    loam_chan_close(shallow);
-    go_all_ended();
+    size_t parked = end_after_collections();
     printf("  resident: %zu MiB, after the dive %zu, collected %zu\n", before >> 20, deep >> 20,
            parked >> 20);
     if (!TEST_SANITIZED && !emulated()) {
