@@ -262,7 +262,8 @@ bool os_pager_take(void *to, void *from, size_t bytes);
 bool os_pager_put(void *at, const void *from, size_t bytes);
 /* Waits until a page is touched that is not there. For one thread. */
 uintptr_t os_pager_next(void);
-void os_pager_fork_child(void); /* nothing is watched there */
+void os_pager_close(
+    void); /* nothing is watched any more; in a fork's child, where nothing is, too */
 
 /* -- events of descriptors (poll.c) ----------------------------------------------------------- */
 

@@ -166,10 +166,10 @@ uintptr_t os_pager_next(void)
     return (uintptr_t)msg.arg.pagefault.address & ~(uintptr_t)(os_page_size() - 1);
 }
 
-void os_pager_fork_child(void)
+void os_pager_close(void)
 {
     if (pager_fd >= 0) {
-        close(pager_fd); /* it is the parent's memory that it would change */
+        close(pager_fd);
         pager_fd = -1;
     }
 }

@@ -169,20 +169,30 @@ static void pager_main(void *arg)
 
 static bool open_pager(void)
 {
+    size_t own = pages_bytes(LOCKS * PAGES_MOST + 1);
+    size_t away = pages_bytes(AWAY_PAGES);
     if (!os_pager_open()) {
         return false;
     }
-    char *pages = os_map(pages_bytes(LOCKS * PAGES_MOST + 1));
-    sleeper.away = os_map(pages_bytes(AWAY_PAGES));
-    if (pages == NULL || sleeper.away == NULL ||
-        !os_pager_watch(sleeper.away, pages_bytes(AWAY_PAGES))) {
+    char *pages = os_map(own);
+    sleeper.away = os_map(away);
+    if (pages == NULL || sleeper.away == NULL || !os_pager_watch(sleeper.away, away) ||
+        os_thread_start(pager_main, NULL, "loam-stacks") != 0) {
+        os_pager_close();
+        if (pages != NULL) {
+            os_release(pages, own);
+        }
+        if (sleeper.away != NULL) {
+            os_release(sleeper.away, away);
+        }
         return false;
     }
+    /* Before anything sleeps, and so before the thread looks at it. */
     for (uint32_t i = 0; i < LOCKS; i++) {
         sleeper.locked[i].pages = pages + pages_bytes(i * PAGES_MOST);
     }
     sleeper.zeroes = pages + pages_bytes(LOCKS * PAGES_MOST);
-    return os_thread_start(pager_main, NULL, "loam-stacks") == 0;
+    return true;
 }
 
 static struct asleep_in *in_chunk(uint32_t chunk)
@@ -335,7 +345,7 @@ NO_SANITIZE static void copy_bytes(volatile char *to, const volatile char *from,
 /* In the child nobody puts pages: all stacks are awake. A page that is there was put, and perhaps changed since. */
 void sleeper_fork_child(void)
 {
-    os_pager_fork_child();
+    os_pager_close(); /* it is the parent's memory that it would change */
     for (uint32_t i = 0; i < allg_count(); i++) {
         struct slept *s = allg_get(i)->slept;
         if (s == NULL || load_rlx(&s->awake)) {
