@@ -128,6 +128,8 @@ static void on_attach(struct m *m)
     m->cache.black = load_rlx(&gc.black);
     m->cache.sweepgen = load_rlx(&heap.sweepgen);
     m->work.counted = true;
+    m->scanned = load_rlx(&gc.phase) == GC_MARK ? load_rlx(&gc.started)
+                                                : 0; /* it holds nothing yet */
     if (gc.options.stress != 0) {
         m->cache.run_limit = 0;
     }

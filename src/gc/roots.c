@@ -369,6 +369,7 @@ void gc_scan_thread(struct m *m, const struct m_context *ctx)
     }
     each_stack_part(m, ctx, scan_stack_part);
     os_each_tls_range(m->tp, scan_own, m);
+    m->scanned = load_rlx(&gc.started);
     gcwork_publish(&m->work);
 }
 

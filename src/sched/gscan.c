@@ -4,13 +4,15 @@
  * Model       A goroutine that runs is scanned with its thread, at [H-SCAN]. After that handshake the collector walks over all
  *             of them and scans the parked ones; one that is to run before its turn came is scanned by its worker. So each
  *             stack is scanned at least once while nobody runs on it, or by its own thread.
+ *             What runs before its thread has answered [H-SCAN] may take over what that thread alone holds (thread-local
+ *             storage): so it does not count as scanned, and the walk, or the next thread, scans it again.
  * Invariants  [gscan.once]   from the end of the walk to [mark-done] every goroutine was scanned in this cycle: parked, by the
  *                            walk or before it ran; running, by its thread's answer, or before it came there; born since the
  *                            answer of its creator, with its argument marked.
  *             [gscan.claim]  a parked stack is read, and its memory taken, by who has made it G_CLAIMED.
  * Locking     allgs.lock for growth alone.
  * From Go     markroot's stack jobs; differs: nobody is stopped for it.
- * Tests       tests/stress/goroutine_graph.c
+ * Tests       tests/stress/goroutine_graph.c, goroutine_tls.c
  */
 #include "sched/sched.h"
 
@@ -149,9 +151,12 @@ COLD static void scan_first(struct m *m, struct g *g)
 {
     struct phase_hold h = gc_hold_phase(m);
     if (h.phase == GC_MARK) {
-        mark_stack(&m->work, g);
-        gcwork_publish(&m->work);
-        store_rlx(&g->scanned, load_rlx(&gc.started));
+        uint32_t cycle = load_rlx(&gc.started);
+        if (load_rlx(&g->scanned) != cycle) {
+            mark_stack(&m->work, g);
+            gcwork_publish(&m->work);
+        }
+        store_rlx(&g->scanned, m->scanned == cycle ? cycle : cycle - 1);
     }
     gc_release_phase(m, h);
 }
@@ -160,7 +165,7 @@ void gscan_resume(struct m *m, struct g *g)
 {
     /* acquire: pairs with the cycle */
     if (unlikely(load_acq(&gc.phase) == GC_MARK) &&
-        load_rlx(&g->scanned) != load_rlx(&gc.started)) {
+        (load_rlx(&g->scanned) != load_rlx(&gc.started) || m->scanned != load_rlx(&gc.started))) {
         scan_first(m, g);
     }
 }
