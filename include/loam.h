@@ -436,10 +436,14 @@ extern LOAM_API const volatile uint32_t loam_write_barrier;
 
 #ifdef __cplusplus
 #define LOAM_CAST_(T, value) static_cast<T>(value)
+#define LOAM_BITS_(p) reinterpret_cast<uintptr_t>(p)
+#define LOAM_POINTER_(bits) reinterpret_cast<void *>(bits)
 #define LOAM_INLINE_ inline __attribute__((__always_inline__, __nothrow__))
 #else /* not static: C99 inline functions of the program may use it. Never emitted by itself. */
 #define LOAM_INLINE_ extern inline __attribute__((__gnu_inline__, __always_inline__, __nothrow__))
 #define LOAM_CAST_(T, value) ((T)(value))
+#define LOAM_BITS_(p) ((uintptr_t)(p))
+#define LOAM_POINTER_(bits) ((void *)(bits))
 #endif
 
 typedef void *__attribute__((__may_alias__)) loam_word_;
@@ -584,7 +588,7 @@ LOAM_INLINE_ typename A::value_type loam_assign_(A &loam_slot_, typename A::valu
                               LOAM_REQUIRE_(sizeof(LOAM_IN_(T).f) % sizeof(void *) == 0 &&      \
                                                 __builtin_offsetof(T, f) % sizeof(void *) == 0, \
                                             loam_field_is_not_whole_aligned_words)),            \
-     LOAM_CAST_(uint32_t, sizeof(LOAM_IN_(T).f) / (sizeof(void *)))},
+     LOAM_CAST_(uint32_t, (0 + sizeof(LOAM_IN_(T).f)) / sizeof(void *))},
 #define LOAM_NO_FIELD_(T, f)
 #define LOAM_65TH_FIELD_(T, f) {loam_type_has_more_than_64_fields, f},
 

@@ -1,4 +1,4 @@
-/* loam/sched.h - goroutines, channels, timers, waiting for descriptors.
+/* loam/sched.h - goroutines, channels, timers, waiting for descriptors; managed stacks for interpreters.
  *
  *     static void worker(void *arg)
  *     {
@@ -182,6 +182,132 @@ LOAM_API ssize_t loam_recv(int fd, void *buf, size_t n, int flags);
 LOAM_API ssize_t loam_send(int fd, const void *buf, size_t n, int flags);
 LOAM_API int loam_accept(int fd, struct sockaddr *addr, socklen_t *len);
 LOAM_API int loam_connect(int fd, const struct sockaddr *addr, socklen_t len);
+
+/* ---- Managed stacks --------------------------------------------------------------------------
+ *
+ *     typedef struct frame { closure *fn; const uint8_t *pc; struct frame *caller; value regs[]; } frame;
+ *     LOAM_TYPE_FLEX(frame, regs, fn);             its words that may hold pointers to objects, as of any type
+ *     LOAM_FRAME_INNER(frame, caller);             its words that may hold addresses within the stack
+ *
+ *     loam_mstack *s = loam_mstack_make(0);        one for each coroutine of the interpreter
+ *     loam_mstack_enter(s);                        from here on the caller runs on it
+ *     frame *f = LOAM_PUSH(s, frame, nregs);       zeroed; NULL: the script's stack overflow
+ *     f->regs[0] = v;                              plain stores
+ *     loam_mstack_pop(s);
+ *
+ * A stack of frames for an interpreter: contiguous, searched frame by frame after what its maps say, in 2 KiB at first,
+ * doubled when a frame has no room, halved by the collector when less than a quarter is in use (Go's stacks,
+ * runtime/stack.go). It is a heap object: a coroutine that nothing names any more goes with its stack. The memory of its
+ * frames is in the heap, too, and counts there. Only who has entered it touches it, and one at a time: a goroutine, wherever it
+ * goes on, or a plain thread, which may have entered several. What lies on a stack that nobody has entered is
+ * alive as long as the stack is.
+ *
+ * To double or halve it is to move it. That happens in loam_mstack_push, and while nobody has entered it; then words of
+ * its frames that hold addresses within it are adjusted. Everything else that holds one (a local variable of the
+ * interpreter, an object) is stale after the next push: take it anew (what push gives, loam_mstack_top,
+ * loam_mstack_below), or adjust it (loam_mstack_on_move). What others must reach at any time, as a variable that a closure
+ * has captured, lives in an object of its own, as in Go. GODEBUG=mstackmove=1 moves the stack at each push, and fills the
+ * memory that it leaves with 0xa5, which finds what was forgotten.
+ */
+typedef struct loam_mstack loam_mstack;
+
+/* Where a stack has gone. */
+typedef struct loam_move {
+    uintptr_t from, to; /* addresses of the same byte */
+    size_t bytes;       /* so many from there on */
+} loam_move;
+
+/* What p is after the move: p itself if it points elsewhere. */
+LOAM_INLINE_ void *loam_moved(const loam_move *loam_move_, const void *loam_p_)
+{
+    uintptr_t loam_at_ = LOAM_BITS_(loam_p_) - loam_move_->from;
+    return LOAM_POINTER_(loam_at_ < loam_move_->bytes ? loam_move_->to + loam_at_
+                                                      : LOAM_BITS_(loam_p_));
+}
+
+/* How a frame is read. The map must live as long as frames that were pushed with it. */
+typedef struct loam_frame_map {
+    const loam_type *type; /* its size, and its words that may hold pointers to objects */
+    const loam_field *
+        inner; /* its words that may hold addresses within the stack, in each element of the type, but not in
+                                a flexible tail; NULL: none. Nothing else that looks like such an address may be in them */
+    uint32_t ninner;
+    /* Not NULL: is called after inner, with the frame at its new place, and sets p = loam_moved(move, p) for what inner
+     * cannot say (a tagged word). Perhaps on a thread of the library; touches nothing but the frame. */
+    void (*adjust)(void *frame, size_t bytes, const loam_move *move);
+} loam_frame_map;
+
+/* At file scope, behind LOAM_TYPE... of the same T: no addresses within the stack; in these fields (1 to 64, as of
+ * LOAM_TYPE); found by fn(T *frame, size_t bytes, const loam_move *move). */
+#define LOAM_FRAME(T) LOAM_FRAME_(T, LOAM_NULL_, 0, LOAM_NULL_)
+#define LOAM_FRAME_INNER(T, ...) LOAM_FRAME_INNER_(T, __VA_ARGS__)
+#define LOAM_FRAME_ADJUSTED(T, fn) LOAM_FRAME_ADJUSTED_(T, fn)
+
+/* The map of a declared frame: a const loam_frame_map *. */
+#define LOAM_FRAMEOF(T) (&T##_loam_frame_)
+
+/* An empty stack, which nobody has entered. Its frames may take max_bytes in all, 16 for each included; 0: Go's 1 000 000 000.
+ * NULL: ENOMEM; EINVAL: more than 1 GiB. */
+LOAM_API loam_mstack *loam_mstack_make(size_t max_bytes);
+
+/* The calling goroutine or thread runs on it from now on, until it leaves it or ends. 0, or -1: EBUSY (somebody has entered
+ * it), ENOMEM (the first call of a thread). */
+LOAM_API int loam_mstack_enter(loam_mstack *s);
+
+/* The opposite; its frames stay. Stacks may be left in any order. What was not entered by the caller ends the program with a
+ * message. */
+LOAM_API void loam_mstack_leave(loam_mstack *s);
+
+/* The rest is for who has entered it; else the program ends with a message.
+ *
+ * A new topmost frame, zeroed and aligned to 16: `count` elements of the map's type, or its head with `count` elements of the
+ * flexible tail. May move the stack. NULL, and everything is as it was: EOVERFLOW (max_bytes), ENOMEM, EINVAL (the map is
+ * NULL, or its type malformed). */
+LOAM_API void *loam_mstack_push(loam_mstack *s, const loam_frame_map *map, size_t count);
+#define LOAM_PUSH(s, T, count) LOAM_CAST_(T *, loam_mstack_push(s, LOAM_FRAMEOF(T), count))
+
+LOAM_API void loam_mstack_pop(loam_mstack *s); /* the topmost frame; none ends the program */
+
+/* All frames above `frame`, which is the topmost one then; all of them if it is NULL. What is no frame of s ends the program. */
+LOAM_API void loam_mstack_unwind(loam_mstack *s, const void *frame);
+
+LOAM_API void *loam_mstack_top(const loam_mstack *s); /* the topmost frame; NULL: none */
+LOAM_API void *loam_mstack_below(const loam_mstack *s,
+                                 const void *frame); /* who pushed it; NULL: none */
+
+/* Bytes of memory that it has; *used, if not NULL: of these in frames. */
+LOAM_API size_t loam_mstack_bytes(const loam_mstack *s, size_t *used);
+
+/* fn(s, move, arg) is called by loam_mstack_push when it has moved s, on the thread of the caller, to adjust what holds addresses
+ * within s elsewhere; it calls nothing of this section. While there is one the stack is not moved but by a push. arg is kept
+ * alive with s. fn NULL: none. For who has entered it, or made it just now. */
+LOAM_API void loam_mstack_on_move(loam_mstack *s,
+                                  void (*fn)(loam_mstack *s, const loam_move *move, void *arg),
+                                  void *arg);
+
+/* ---- How the macros are built ---------------------------------------------------------------- */
+
+#define LOAM_FRAME_(T, inner, ninner, adjust)                                   \
+    static const loam_frame_map T##_loam_frame_                                 \
+        __attribute__((__unused__)) = {&T##_loam_type_, inner, ninner, adjust}; \
+    struct loam_semicolon_
+
+#define LOAM_FRAME_INNER_(T, ...)                                                       \
+    LOAM_TABLES_BEGIN_                                                                  \
+    static const loam_field T##_loam_inner_[]                                           \
+        __attribute__((__unused__)) = {LOAM_FILL_(T, __VA_ARGS__)};                     \
+    LOAM_TABLES_END_                                                                    \
+    LOAM_FRAME_(T, T##_loam_inner_,                                                     \
+                LOAM_CAST_(uint32_t, sizeof(T##_loam_inner_) / sizeof(loam_field) - 1), \
+                LOAM_NULL_)
+
+#define LOAM_FRAME_ADJUSTED_(T, fn)                                         \
+    static __attribute__((__unused__)) void T##_loam_adjust_(               \
+        void *loam_frame_, size_t loam_bytes_, const loam_move *loam_move_) \
+    {                                                                       \
+        fn(LOAM_CAST_(T *, loam_frame_), loam_bytes_, loam_move_);          \
+    }                                                                       \
+    LOAM_FRAME_(T, LOAM_NULL_, 0, T##_loam_adjust_)
 
 #ifdef __cplusplus
 }

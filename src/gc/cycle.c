@@ -148,6 +148,10 @@ static void on_detach(struct m *m)
         gc_scan_stacks(m); /* nobody's from now on, and [roots] may have been */
         gc_flush_wbbuf(m);
     }
+    if (m->mstacks != NULL) {
+        load_acq (&gc.leave_managed)(
+            m, load_acq(&gc.phase)); /* acquire: pairs with loam_mstack_make */
+    }
     gc_live_sub(mcache_release(&m->cache));
     add_rlx(&gc.pause_total, load_rlx(&m->pause_total_ns));
     take_max(&m->pause_max_ns, &gc.pause_max); /* under world.lock, as take_pauses */

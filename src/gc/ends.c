@@ -435,6 +435,12 @@ static void ends_sleep(struct m *m, uint32_t seen)
     m_exit_blocking(m);
 }
 
+static bool halve_stack(struct m *m)
+{
+    bool (*halve)(struct m *) = load_acq(&gc.halve_managed); /* acquire: loam_mstack_make */
+    return halve != NULL && halve(m);
+}
+
 enum { NO_MEMORY_PAUSE_NS = 10000000 };
 
 static void ends_main(void *arg)
@@ -450,7 +456,7 @@ static void ends_main(void *arg)
         ends.runner = m;
         m->is_library = true;
         uint32_t seen = load_acq(&ends.wakeups); /* acquire: pairs with ends_wake */
-        if (!ends_run_one(m) && !gc_pressure_tell(m)) {
+        if (!ends_run_one(m) && !gc_pressure_tell(m) && !halve_stack(m)) {
             ends_wipe_below();
             ends_sleep(m, seen);
         }
@@ -478,6 +484,9 @@ void ends_cycle_ended(void)
 {
     if (load_rlx(&ends.nqueued) != 0) {
         ends_start_thread();
+    }
+    if (load_rlx(&gc.small_stacks) != NULL) {
+        ends_call();
     }
 }
 

@@ -35,6 +35,7 @@ struct gc_options {
     bool stop_the_world;
     bool clobber_free;
     bool disable_thp;
+    bool mstack_move; /* mstackmove: managed stacks move at each push */
     int stack_sleep; /* stacksleep: cycles that a goroutine is parked until its stack sleeps; 0: never */
     _Atomic int max_procs;
 };
@@ -113,6 +114,13 @@ struct gc {
     void (*_Atomic goroutines_fork_child)(struct m *self);
     void (*_Atomic thread_ended)(struct m *m);
     bool (*_Atomic rest_goroutines)(void); /* between cycles, a step; true: there is more to do */
+
+    /* The same of managed stacks, for m with m->mstacks: [H-SCAN]; m ends, and the phase holds still; the library's own
+     * thread, m, halves one of small_stacks, or finds none. */
+    void (*_Atomic scan_managed)(struct m *m);
+    void (*_Atomic leave_managed)(struct m *m, uint32_t phase);
+    bool (*_Atomic halve_managed)(struct m *m);
+    _Atomic(struct loam_mstack *) small_stacks; /* that the last cycle found: [mstack.small] */
 
     /* Hooks of observe/: the library has started; a cycle has ended. */
     void (*at_start)(void);

@@ -150,6 +150,11 @@ static void scan_piece(struct gcwork *w, const struct gctype *t, uintptr_t obj, 
     }
 }
 
+void scan_typed(struct gcwork *w, const struct gctype *t, uintptr_t addr, size_t bytes)
+{
+    scan_piece(w, t, addr, 0, bytes);
+}
+
 void scan_object(struct gcwork *w, const struct mspan *s, size_t index)
 {
     scan_piece(w, s->type, mspan_object(s, index), 0, s->elem_size);

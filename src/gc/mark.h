@@ -101,6 +101,9 @@ struct loam_marker {
 /* Look at words of memory, unaligned bounds rounded inwards; mark what they point to. */
 void mark_range(struct gcwork *w, uintptr_t start, uintptr_t limit);
 
+/* Scan `bytes` at addr, which are elements of t, or its head with a tail. */
+void scan_typed(struct gcwork *w, const struct gctype *t, uintptr_t addr, size_t bytes);
+
 /* Scan the fields of one object without marking it. */
 void scan_object(struct gcwork *w, const struct mspan *s, size_t index);
 

@@ -101,8 +101,8 @@ static void read_max_procs(void)
 static void set_debug(const char *key, size_t klen, const char *value, size_t vlen)
 {
     static const char *const keys[] = {
-        "gctrace",   "gcpacertrace", "gccheckmark", "gcstoptheworld", "gcstress", "clobberfree",
-        "scavtrace", "madvdontneed", "disablethp",  "stacksleep",     NULL};
+        "gctrace",   "gcpacertrace", "gccheckmark", "gcstoptheworld", "gcstress",   "clobberfree",
+        "scavtrace", "madvdontneed", "disablethp",  "stacksleep",     "mstackmove", NULL};
     int which = 0;
     while (keys[which] != NULL &&
            !(strlen(keys[which]) == klen && memcmp(keys[which], key, klen) == 0)) {
@@ -144,6 +144,9 @@ static void set_debug(const char *key, size_t klen, const char *value, size_t vl
         break;
     case 8:
         o->disable_thp = v != 0;
+        break;
+    case 10:
+        o->mstack_move = v != 0;
         break;
     default:
         o->stack_sleep = v < 100 ? (int)v : 100;

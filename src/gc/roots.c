@@ -267,6 +267,7 @@ static NO_SANITIZE void stack_live(const struct loam_stack *s, uintptr_t *from, 
 /* [roots] */
 void gc_mark_roots(struct gcwork *w)
 {
+    store_rlx(&gc.small_stacks, NULL);
     os_each_data_range(scan_data, w);
     scan_table(w, &roots.ranges, false);
     scan_table(w, &roots.pins, true);
@@ -369,6 +370,9 @@ void gc_scan_thread(struct m *m, const struct m_context *ctx)
     }
     each_stack_part(m, ctx, scan_stack_part);
     os_each_tls_range(m->tp, scan_own, m);
+    if (m->mstacks != NULL) {
+        load_acq (&gc.scan_managed)(m); /* acquire: pairs with loam_mstack_make */
+    }
     m->scanned = load_rlx(&gc.started);
     gcwork_publish(&m->work);
 }

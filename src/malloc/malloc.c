@@ -123,7 +123,7 @@ static NO_SANITIZE COLD void *out_of_memory(struct m *m)
     volatile uintptr_t seal[SEAL_WORDS];
     uintptr_t arg;
     void (*fn)(void *) = oom_handler(&arg);
-    if (fn != NULL && !inside_handler(m, seal)) {
+    if (fn != NULL && !m->cache.oom_quiet && !inside_handler(m, seal)) {
         uintptr_t outer = m->cache.oom_seal;
         seal_write(seal);
         m->cache.oom_seal = (uintptr_t)seal;
@@ -404,6 +404,14 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
 }
 
 /* -- the contract ------------------------------------------------------------------------------ */
+
+void *malloc_quietly(struct m *m, struct gctype *type, size_t bytes)
+{
+    m->cache.oom_quiet = true;
+    void *p = malloc_typed(m, type, bytes);
+    m->cache.oom_quiet = false;
+    return p;
+}
 
 static NOINLINE void *alloc_slow(size_t bytes, struct gctype *type)
 {

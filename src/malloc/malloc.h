@@ -26,6 +26,9 @@ bool malloc_started(void);
 /* Zeroed memory of a layout; NULL and errno ENOMEM. May assist, start a cycle, collect. */
 void *malloc_typed(struct m *m, struct gctype *type, size_t bytes);
 
+/* The same for the library's own use, which can do without: no handler of the program hears of a failure. */
+void *malloc_quietly(struct m *m, struct gctype *type, size_t bytes);
+
 void malloc_external(struct m *m, int64_t delta); /* loam_add_external_bytes */
 void malloc_free(struct m *m, void *p);
 void *malloc_realloc(struct m *m, void *p, size_t bytes);

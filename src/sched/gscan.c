@@ -73,6 +73,9 @@ static void mark_stack(struct gcwork *w, struct g *g)
     if (!sleeper_scan(w, g)) {
         mark_range(w, g->sp, g->stack_high);
     }
+    if (unlikely(g->mstacks != NULL)) {
+        mstack_scan_parked(w, g->mstacks);
+    }
     add_rlx(&gc.stack_scan, (uint64_t)(g->stack_high - g->sp));
 }
 
@@ -188,6 +191,12 @@ void gscan_init(void)
 
 void gscan_fork_child(void)
 {
+    for (uint32_t i = 0; i < load_rlx(&allgs.n); i++) {
+        struct g *g = allg_get(i);
+        if (load_rlx(&g->status) != G_RUNNING && g->mstacks != NULL) {
+            mstack_fork_child(&g->mstacks);
+        }
+    }
     memset(&allgs.lock, 0, sizeof allgs.lock);
     store_rlx(&allgs.n, 0u);
     allgs.room = 0;

@@ -94,6 +94,8 @@ void sched_switch_to(struct worker *w, struct g *from, struct g *to, bool for_go
     w->g = to == &w->g0 ? NULL : to;
     w->m->stack_low = to->stack_low;
     w->m->stack_high = to->stack_high;
+    from->mstacks = w->m->mstacks;
+    w->m->mstacks = to->mstacks;
 #if defined(__SANITIZE_THREAD__)
     __tsan_switch_to_fiber(to->fiber, 0);
 #endif
@@ -271,6 +273,9 @@ static _Noreturn void end_goroutine(void)
         exit(0); /* fork's child: its goroutine was all there is */
     }
     m_enter(m);
+    if (m->mstacks != NULL) {
+        mstack_leave_all(m);
+    }
     struct worker *w = m->worker;
     sched_look_at_p(w);
     struct g *g = w->g;
@@ -668,6 +673,11 @@ void sched_set_procs(struct m *m, int n)
 /* The goroutine that forked goes on as an ordinary thread; the others, and all threads, are not there. */
 void sched_fork_child(struct m *self)
 {
+    for (struct m *m = world.ms; m != NULL; m = m->next) {
+        if (m != self && m->mstacks != NULL) {
+            mstack_fork_child(&m->mstacks);
+        }
+    }
     if (!load_rlx(&sched.started)) {
         memset(&start_lock, 0, sizeof start_lock);
         return;

@@ -3,6 +3,7 @@
  *   sched.c    a goroutine's life, parking             runq.c     queues
  *   worker.c   threads, and what they do without work  monitor.c  who does not come back
  *   stack.c    stacks                         sleeper.c  those that nobody has used for long
+ *   mstack.c   managed stacks, for interpreters
  *   chan.c     channels and select            sync.c   wait groups and mutexes
  *   timer.c    sleeping                       netpoll.c  descriptors
  *   gscan.c    what the collector does with goroutines
@@ -50,6 +51,7 @@ struct g {
     bool cold;           /* dead: its stack has no memory */
     _Atomic uint8_t parked_cycles; /* since it last ran or was touched; whoever has claimed it */
     struct slept *slept;           /* NULL: awake; see [sleep.owner] */
+    struct loam_mstack *mstacks;   /* that it has entered, while it is parked */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     void *fiber; /* the sanitizer's; of ASan the fake stack */
 #endif
@@ -245,6 +247,11 @@ bool stack_is_one(uintptr_t addr); /* is it within the stacks at all? */
 uint32_t stack_slot_at(uintptr_t addr);
 size_t stack_slot_bytes(uintptr_t addr, uintptr_t *at);
 uint32_t stack_slots_of(uint32_t chunk); /* 0: a part of a larger stack */
+
+/* -- mstack.c ---------------------------------------------------------------------------------- */
+void mstack_scan_parked(struct gcwork *w, struct loam_mstack *first); /* of a goroutine */
+void mstack_leave_all(struct m *m);                                   /* busy */
+void mstack_fork_child(struct loam_mstack **first);
 
 /* -- sleeper.c --------------------------------------------------------------------------------- */
 void sleeper_wake(struct g *g); /* g->slept is there, and g about to run */

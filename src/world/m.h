@@ -107,6 +107,8 @@ struct m {
     bool is_library; /* one of the library's own threads, which runs functions of the program */
     bool is_first;   /* the process's first thread, whose stack may grow below stack_low */
     struct stack_ref *stacks;
+    struct loam_mstack
+        *mstacks;     /* entered by it, or by the goroutine that it runs; sched/mstack.c */
     uint32_t scanned; /* the last cycle whose [H-SCAN] it has answered */
     /* sched/: not NULL, it runs goroutines; stack_low and stack_high are those of the one that runs. */
     struct worker *worker;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # compile_all.sh - the public headers under every compiler and linker that is here.
 #
-# Claims: (1) every header alone, use_all.*, names.* and two_tus* compile without a warning in C99 and
+# Claims: (1) every header alone, use_all.*, use_sched.c, names.* and two_tus* compile without a warning in C99 and
 # later and in C++17 and later; (2) each bad/*.c is refused, with the text after "expect:" in its first
 # line, an extended regular expression, among the messages; (3) two_tus links and runs in every way
 # a program may be linked.
@@ -68,6 +68,8 @@ for header in "$include"/*.h "$include"/loam/*.h; do
     printf '#include <%s>\n#include <%s>\nextern int none;\n' "$name" "$name" >"$alone.c"
     cp "$alone.c" "$alone.cpp"
 done
+cp "$here/use_sched.c" "$tmp/alone_use_sched.c"
+cp "$here/use_sched.c" "$tmp/alone_use_sched.cpp"
 
 for cc in gcc clang aarch64-linux-gnu-gcc; do
     have $cc || { echo "$cc: not here"; continue; }

@@ -14,7 +14,7 @@
  * sequence apart; -DFINE takes apart the worker, the sweeper and the emptying of a full buffer.
  *
  * Instance: NS, SPS, NOSCAN (set of the spans whose objects hold no pointers), NL0 and NL1 (locals of each thread).
- * Options:  SEQ FINE THREADS BLOCK WEAK EPH FREE FORK (with THREADS) ROOTS CONS PARK PAY NOSYM.  Variants: see run.sh.
+ * Options:  SEQ FINE THREADS BLOCK WEAK EPH FREE FORK (with THREADS) ROOTS CONS PARK MSTACK PAY NOSYM.  Variants: see run.sh.
  * LIVE:     does every cycle end?  Signals come from processes of their own, which fairness makes go on, and a thread
  *           that is blocked or has ended may stay so.  The label `progress` is a cycle's begin.
  */
@@ -135,6 +135,10 @@ bit forked;
 #ifdef PARK
 byte pk, pko;          /* a loam_stack of one word, and its thread */
 #endif
+#ifdef MSTACK
+byte mk, mko;          /* a managed stack of one word, and who has entered it */
+bit mvis, msc;         /* in this cycle a marker has come to its object; it was searched */
+#endif
 #ifdef FINE
 byte taking;           /* s+1: the worker has taken span s from the queue and not read its marks yet */
 byte pend;             /* the worker has read this from a field and not marked it yet */
@@ -180,6 +184,9 @@ c_code {
 #endif
 #ifdef PARK
         m |= 1 << now.pk;
+#endif
+#ifdef MSTACK
+        m |= 1 << now.mk;
 #endif
         return m;
     }
@@ -291,6 +298,9 @@ c_code {
 #endif
 #ifdef PARK
         OBJ(pk); THR(pko);
+#endif
+#ifdef MSTACK
+        OBJ(mk); THR(mko);
 #endif
 #ifdef FINE
         OBJ(pend);
@@ -495,6 +505,10 @@ inline blacken(t) {
 
 #ifdef PARK
 #define PARKED(t) | ((pko & TB(t)) -> OB(pk) : 0)
+#elif defined(MSTACK)
+#define PARKED(t) | ((mko & TB(t)) -> OB(mk) : 0)
+#define INMARK      (!markdone && (draining || hs == H_SCAN || hs == H_FLUSH))
+#define ANSWERED(t) (hs == H_FLUSH || ACKED(t, H_SCAN))
 #else
 #define PARKED(t)
 #endif
@@ -535,6 +549,9 @@ inline acknowledge(t) {
 #endif
         CONS_PICK
         words = L[t] PARKED(t) REG(t) CONS_WORD; markset(words); words = 0 CONS_END
+#ifdef MSTACK
+        ; if :: (mko & TB(t)) -> msc = 1 :: else fi
+#endif
     :: hs == H_FLUSH ->
         words = buf[t] REG(t); markset(words); words = 0; buf[t] = 0;
         if :: tmp -> unclean = 1 :: else fi
@@ -549,6 +566,13 @@ inline acknowledge(t) {
     tmp = 0;
     req = req & ~TB(t)
 }
+
+#ifdef MSTACK
+inline msearch() {
+    markset(OB(mk)); if :: tmp -> unclean = 1 :: else fi; tmp = 0;
+    if :: INMARK -> msc = 1 :: else fi
+}
+#endif
 
 /* ------------------------------------------------------------------ allocation */
 
@@ -861,6 +885,28 @@ end:
             DONE }
 #endif
 
+#ifdef MSTACK
+    /* [mstack]: plain reads and writes of a managed stack by who has entered it. While a cycle marks it is searched by who
+       enters it, if that was not done, and by who leaves it, unless it was done and he has answered [H-SCAN] */
+    :: atomic { RUNS(t) && (mko & TB(t)) && mk -> tolocal(t, mk); DONE }
+    :: atomic { RUNS(t) && (mko & TB(t)) -> if :: mk = 0 :: L[t] -> pick(mk, L[t]) fi; DONE }
+    :: atomic { RUNS(t) && !mko ->
+            mko = TB(t);
+#ifndef MS_ENTER_UNSEARCHED
+            if :: INMARK && !msc -> msearch() :: else fi;
+#endif
+            DONE }
+    :: atomic { RUNS(t) && (mko & TB(t)) ->
+#ifdef MS_ANYBODY_COUNTS
+            if :: flag && !markdone && !(INMARK && msc) -> msearch() :: else fi;
+#elif !defined(MS_LEAVE_UNSEARCHED)
+            if :: flag && !markdone && !(INMARK && ANSWERED(t) && msc) -> msearch() :: else fi;
+#endif
+            mko = 0; DONE }
+    /* another stack in its place: no marker comes to an object that was allocated black */
+    :: atomic { RUNS(t) && !mko -> mk = 0; mvis = black[t]; msc = 0; DONE }
+#endif
+
 #ifdef WEAK
     /* [weak] */
     :: atomic { RUNS(t) && !wk && L[t] -> pick(wk, L[t]); DONE }
@@ -925,6 +971,9 @@ end:
             giveback(t);
 #ifdef PARK
             if :: (pko & TB(t)) -> pko = 3 & ~TB(t); pk = 0 :: else fi;
+#endif
+#ifdef MSTACK
+            if :: (mko & TB(t)) -> if :: flag && !markdone -> msearch() :: else fi; mko = 0 :: else fi;
 #endif
             L[t] = 0; black[t] = 0; alive = alive & ~TB(t);
 #ifndef EXIT_OWES
@@ -1042,6 +1091,8 @@ inline scan(x, word) {
 
 #ifdef FINE
 #define WORKER_IDLE (!queued && !todo && !taking && !pend)
+#elif defined(MSTACK)
+#define WORKER_IDLE (!queued && !todo && mvis)
 #else
 #define WORKER_IDLE (!queued && !todo)
 #endif
@@ -1049,6 +1100,11 @@ inline scan(x, word) {
 proctype worker() {
 end:
     do
+#ifdef MSTACK
+    :: atomic { draining && !mvis ->
+            mvis = 1;
+            if :: !mko -> markset(OB(mk)); tmp = 0; msc = 1 :: else fi; DONE }
+#endif
 #ifndef FINE
     :: atomic { draining && !todo && queued ->
             tmp = 0;
@@ -1143,6 +1199,9 @@ again:
 #endif
 progress:
        /* [H-ON] */
+#ifdef MSTACK
+       atomic { mvis = 0; msc = 0; DONE }
+#endif
        atomic { flag = 1; DONE }
 #ifdef MERGE_ON_BLACK
        atomic { gblack = 1; POST(H_ON); DONE }

@@ -39,6 +39,7 @@ with-roots|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DROOTS
 with-ephemerons|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DEPH
 with-free|options|safe|-DNS=1 -DSPS=2 -DFREE
 with-stacks|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DPARK
+with-managed-stacks|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DMSTACK
 with-fork|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DTHREADS -DFORK
 with-paying|options|safe|-DNS=2 -DSPS=1 -DNL0=1 -DPAY
 with-conservative-words|options|safe|-DNS=1 -DSPS=2 -DNL0=1 -DCONS
@@ -71,6 +72,9 @@ unblock-with-a-stale-phase|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DBLOCK -DBK_S
 free-marks-after-mark-done|variants|unsafe|-DNS=1 -DSPS=2 -DNL0=1 -DFREE -DFREE_IN_END
 new-root-unshaded|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DROOTS -DADD_UNSHADED
 stack-taken-over-unshaded|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DPARK -DPARK_UNSHADED
+managed-stack-entered-unsearched|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DMSTACK -DMS_ENTER_UNSEARCHED
+managed-stack-left-unsearched|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DMSTACK -DMS_LEAVE_UNSEARCHED
+managed-stack-searched-by-anybody|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DMSTACK -DMS_ANYBODY_COUNTS
 child-keeps-the-marks|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DTHREADS -DFORK -DFORK_KEEPS_MARKS
 conservative-word-marked-late|variants|unsafe|-DNS=2 -DSPS=1 -DNL0=1 -DCONS -DWEAK -DLATE_FLUSH_MARKS -DPREP_DEAD
 freed-object-unshaded|variants|unsafe|-DREVERSE -DNS=1 -DSPS=2 -DFREE -DFREE_UNSHADED

@@ -66,7 +66,7 @@ static void taken_over(void)
     for (int i = 0; i < GOROUTINES; i++) {
         crew_start(&crew, ON_GOROUTINE, take_over, (void *)(uintptr_t)i);
     }
-    loam_sleep((int64_t)(test_number("seconds", 1) * 1e9));
+    loam_sleep((int64_t)test_number("seconds", 1) * 1000000000);
     atomic_store(&stop, true);
     crew_join(&crew);
     thread_join(collector);
