@@ -317,8 +317,8 @@ LOAM_API int64_t loam_set_min_heap(int64_t bytes);
 /* GOMEMLIMIT, in bytes: what the library has from the system and has not returned stays below it for as long
  * as that is possible, with GOGC off, too: cycles start earlier, and free memory goes back. Unless set there is none,
  * INT64_MAX. A limit below what is alive is not kept; then the program goes on with the share of the processors that
- * loam_set_gc_cpu_limit leaves it. Negative only asks. Gives the old value. The stack and data of the program and what
- * it has from malloc are not counted. (Go: debug.SetMemoryLimit) */
+ * loam_set_gc_cpu_limit leaves it. Negative only asks. Gives the old value. Stacks of goroutines count as the last cycle
+ * found them. The stacks of threads, data of the program and what it has from malloc are not counted. (Go: debug.SetMemoryLimit) */
 LOAM_API int64_t loam_set_memory_limit(int64_t bytes);
 
 /* With a memory limit the collector, and allocators that work for it, use at most about this share of the processor

@@ -34,8 +34,8 @@ typedef struct loam_memstats {
     uint64_t heap_objects;  /* objects there */
 
     /* What the library itself needs */
-    uint64_t stack_inuse; /* bytes of stacks that the library manages */
-    uint64_t stack_sys;
+    uint64_t stack_inuse; /* bytes of memory of goroutines' stacks, as the last cycle found them */
+    uint64_t stack_sys;   /* the same */
     uint64_t mspan_inuse; /* bytes of span descriptors */
     uint64_t mspan_sys;
     uint64_t mcache_inuse; /* bytes of mcaches */

@@ -16,9 +16,9 @@
  *             sys is the sum of the ..._sys.
  * Locking     world.lock over the walk of the threads, heap.lock and gc.pacer_lock for a few words,
  *             observe.lock. Busy meanwhile, but not between two tries.
- * From Go     readMemStats_m (mstats.go); differs: does not stop the world. Stacks are the
- *             program's own and not counted: stack_inuse and stack_sys are 0. A large object counts
- *             whole pages.
+ * From Go     readMemStats_m (mstats.go); differs: does not stop the world. Stacks are
+ *             those of goroutines, as they were when last looked at; the threads' are not counted.
+ *             A large object counts whole pages.
  * Tests       tests/unit/test_memstats.c, tests/api/memstats.c
  */
 #include "observe/observe.h"
@@ -198,6 +198,7 @@ static void fill_memory(loam_memstats *m, const struct sample *s)
     m->heap_idle = sys - inuse;
     uint64_t released = (uint64_t)pages.scavenged << PAGE_SHIFT;
     m->heap_released = released < m->heap_idle ? released : m->heap_idle;
+    m->stack_inuse = m->stack_sys = load_rlx(&heap.stats.stack_bytes);
     fill_metadata(m, s, pages.meta_bytes);
     m->sys = m->heap_sys + m->stack_sys + m->mspan_sys + m->mcache_sys + m->buck_hash_sys +
              m->gc_sys + m->other_sys;

@@ -85,6 +85,28 @@ bool os_resident(void *addr)
     return known && (there & 1) != 0;
 }
 
+uintptr_t os_lowest_resident(uintptr_t low, uintptr_t high)
+{
+    enum { WINDOW = 64 };
+    unsigned char there[WINDOW];
+    size_t page = os_page_size();
+    int saved_errno = errno;
+    uintptr_t lowest = high;
+    for (uintptr_t end = high, from; end > low && lowest == end; end = from) {
+        from = end - low > WINDOW * page ? end - WINDOW * page : low;
+        size_t n = (end - from) / page;
+        bool known = mincore((void *)from, n * page, there) == 0;
+        for (size_t i = 0; known && i < n && lowest == end; i++) {
+            lowest = (there[i] & 1) != 0 ? from + i * page : lowest;
+        }
+        if (lowest != from) { /* the end of it, or a hole */
+            break;
+        }
+    }
+    errno = saved_errno;
+    return lowest;
+}
+
 /* -- walking ----------------------------------------------------------------------------------- */
 
 void os_call_beneath(void (*fn)(void *arg), void *arg, uintptr_t sp);

@@ -92,9 +92,13 @@ void gscan_unclaim(struct g *g)
 static void cool_dead(struct g *g)
 {
     if (gscan_claim(g, G_DEAD)) {
-        if (g->stack_high != 0 && !g->cold && ++g->dead_cycles >= COLD_CYCLES) {
-            stack_discard(g);
-            g->cold = true;
+        if (g->stack_high != 0 && !g->cold) {
+            if (++g->dead_cycles >= COLD_CYCLES) {
+                stack_discard(g);
+                g->cold = true;
+            } else {
+                stack_look(g, g->stack_high);
+            }
         }
         store_rel(&g->status, (uint32_t)G_DEAD); /* release: done; pairs with born */
     }
@@ -109,7 +113,7 @@ static void scan_claimed(struct gcwork *w, struct g *g, uint32_t cycle)
     if (g->ran) {
         g->ran = false;
         store_rlx(&g->parked_cycles, (uint8_t)0);
-        stack_shrink(g, g->sp);
+        stack_look(g, g->sp);
     } else {
         sleeper_count(g);
     }

@@ -373,6 +373,9 @@ static int start(const loam_go_options *options, void (*fn)(void *arg), void *ar
 #endif
     g->sp = os_switch_prepare(g->stack_high, goroutine_main);
     g->cold = false;
+    if (g->stack_pages == 0) {
+        stack_count(g, 1);
+    }
     g->fn = fn;
     g->run = run;
     g->id = add_rlx(&sched.next_id, UINT64_C(1)) + 1;

@@ -44,7 +44,8 @@ struct g {
     _Atomic(const char *) why; /* what it waits for; NULL: for a processor */
     int64_t deadline;          /* of its timer; under timers.lock */
     struct waiter *timed;      /* what the timer decides; NULL: it alone wakes the goroutine */
-    uint32_t timer; /* its place in the heap of timers, from 1; 0: none; under timers.lock */
+    uint32_t timer;       /* its place in the heap of timers, from 1; 0: none; under timers.lock */
+    uint32_t stack_pages; /* [stack.count] */
     uint8_t stack_class;
     uint8_t dead_cycles; /* ends of cycles since it ended */
     bool ran;            /* since its stack was last looked at for what is not used any more */
@@ -237,8 +238,10 @@ enum { STACK_DEFAULT_CLASS = 2 };                   /* 256 KiB */
 bool stack_class_for(size_t bytes, uint8_t *class); /* false: too much */
 bool stack_alloc(struct g *g, uint8_t class);       /* false: no memory or addresses */
 void stack_free(struct g *g);
-void stack_discard(struct g *g);              /* all of it, it is not in use */
-void stack_shrink(struct g *g, uintptr_t sp); /* what was used below sp and is not now */
+void stack_discard(struct g *g); /* all of it, it is not in use */
+/* g is claimed, its stack is live from sp on: how much has memory; of more than four times that, what is not used goes back. */
+void stack_look(struct g *g, uintptr_t sp);
+void stack_count(struct g *g, size_t pages); /* so many have memory now */
 bool stack_guards(const struct g *g, uintptr_t addr);
 enum { STACK_CHUNKS_MAX = 1 << 14 };
 /* Of an address within a stack that is no run of chunks: its chunk, the number of its slot there, the slot. */

@@ -261,6 +261,7 @@ static void fall_asleep(struct g *g)
     if (taken) {
         store_rlx(&in->slot[stack_slot_at(first)], s);
         g->slept = s;
+        stack_count(g, 0);
         add_rlx(&sleeper_asleep, UINT64_C(1));
     }
     mutex_unlock(lock);
@@ -312,6 +313,7 @@ void sleeper_count(struct g *g)
 {
     if (g->slept != NULL && load_acq(&g->slept->awake)) { /* acquire: pairs with put_back */
         uint32_t lock = stack_chunk(g->stack_low) % LOCKS;
+        stack_count(g, g->slept->pages);
         mutex_lock(&sleeper.locked[lock].lock);
         forget(g);
         mutex_unlock(&sleeper.locked[lock].lock);

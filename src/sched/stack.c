@@ -6,6 +6,8 @@
  *             touches the guard and is told. Memory comes with the first touch, and a slot that is used again
  *             is still warm.
  * Invariants  [stack.slot]  a slot belongs to one goroutine until stack_free; its guard, made when it is first used, stays for ever.
+ *             [stack.count] heap.stats.stack_bytes is the sum of what stacks had when they were last looked at: parked, by the walk
+ *                           of a cycle; at least a page from their start on.
  * Locking     stacks.lock, for moments; system calls are made outside, but for a chunk's commit.
  * From Go     stack.go; differs: a stack does not move, so pointers into it stay true; it shrinks by pages.
  * Tests       tests/api/goroutines.c (sizes, overflow), tests/stress/goroutine_graph.c (a deep dive)
@@ -273,25 +275,39 @@ void stack_free(struct g *g)
     free_as(g, 0);
 }
 
-void stack_discard(struct g *g)
+static uintptr_t end_of_pages(const struct g *g)
 {
-    uintptr_t end = align_up(g->stack_high, os_page_size());
-    os_discard((void *)g->stack_low, end - g->stack_low);
+    return align_up(g->stack_high, os_page_size());
 }
 
-/* Less than a quarter of what has memory is in use: looked for where the quarter ends, since a stack is touched
- * from its end on. */
-void stack_shrink(struct g *g, uintptr_t sp)
+void stack_count(struct g *g, size_t pages)
+{
+    if (g->stack_pages != pages) {
+        uint64_t more = (pages - (uint64_t)g->stack_pages) *
+                        os_page_size(); /* perhaps less: modulo 2^64 */
+        add_rlx(&heap.stats.stack_bytes, more);
+        g->stack_pages = (uint32_t)pages;
+    }
+}
+
+void stack_discard(struct g *g)
+{
+    os_discard((void *)g->stack_low, end_of_pages(g) - g->stack_low);
+    stack_count(g, 0);
+}
+
+/* A stack is touched from its end on. */
+void stack_look(struct g *g, uintptr_t sp)
 {
     size_t page = os_page_size();
+    uintptr_t lowest = os_lowest_resident(g->stack_low, end_of_pages(g));
     size_t used = g->stack_high - sp + KEEP_BYTES;
-    if (4 * used >= g->stack_high - g->stack_low) {
-        return;
+    if (4 * used < g->stack_high - lowest) {
+        uintptr_t keep = align_down(sp - KEEP_BYTES, page);
+        os_discard((void *)g->stack_low, keep - g->stack_low);
+        lowest = keep;
     }
-    uintptr_t probe = align_down(g->stack_high - 4 * used, page);
-    if (probe >= g->stack_low && os_resident((void *)probe)) {
-        os_discard((void *)g->stack_low, align_down(sp - KEEP_BYTES, page) - g->stack_low);
-    }
+    stack_count(g, (end_of_pages(g) - lowest) / page);
 }
 
 bool stack_guards(const struct g *g, uintptr_t addr)
