@@ -31,7 +31,8 @@ enum {
     PAY_LEAST = MIB(1), /* more than a page cache takes at once */
     PAY_SPANS = 64,     /* to sweep, when no page is free */
     WAIT_NS = 1000000,
-    WAIT_FAR_NS = 4000000, /* a 64th beyond the limit */
+    WAIT_FAR_NS = 4000000,   /* a 64th beyond the limit */
+    WAIT_MOST_NS = 50000000, /* a 32th beyond it, as long as it is */
     WORK_NS = 1000000,
     FADE_NS = 500000000, /* what was used lately, and is not now, halves */
 };
@@ -113,6 +114,23 @@ static void sweep_some(void)
 }
 
 /* Any attached thread; what is missing then is for the next allocation, and for the background. */
+static bool cycle_is_on_or_due(void)
+{
+    return load_acq(&gc.phase) != GC_OFF || gc_is_due();
+}
+
+/* The threads that have not answered need the processors; far beyond the limit they have had none for long, because others
+ * have, and those that allocate here must not take more than the cycle can free. */
+static void wait_for_cycle(struct m *m, uint64_t limit, uint64_t excess)
+{
+    int64_t until = os_nanotime() + WAIT_MOST_NS;
+    do {
+        gc_wait_progress(m, excess > limit / 64 ? WAIT_FAR_NS : WAIT_NS);
+        excess = beyond(limit);
+    } while (excess > limit / 32 && cycle_is_on_or_due() && !load_rlx(&gc.limiting) &&
+             os_nanotime() < until);
+}
+
 void gc_scavenge_pay(struct m *m, size_t bytes)
 {
     struct mheap_cursor at = {0, SIZE_MAX};
@@ -136,9 +154,8 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     }
     if (done >= most) {
         store_rlx(&heap.over_limit, true); /* perhaps there is more */
-    } else if (excess != 0 && load_acq(&gc.phase) != GC_OFF) {
-        /* The threads that have not answered need the processors; far beyond they have had none for long. */
-        gc_wait_progress(m, excess > limit / 64 ? WAIT_FAR_NS : WAIT_NS);
+    } else if (excess != 0 && cycle_is_on_or_due()) {
+        wait_for_cycle(m, limit, excess);
     }
     add_rlx(&gc.scavenged_eager, (uint64_t)done);
     add_rlx(&gc.scavenge_assist_ns, os_thread_cputime() - begin);
