@@ -191,7 +191,7 @@ LOAM_API int loam_connect(int fd, const struct sockaddr *addr, socklen_t len);
  *
  *     loam_mstack *s = loam_mstack_make(0);        one for each coroutine of the interpreter
  *     loam_mstack_enter(s);                        from here on the caller runs on it
- *     frame *f = LOAM_PUSH(s, frame, nregs);       zeroed; NULL: the script's stack overflow
+ *     frame *f = LOAM_PUSH(s, frame, nregs);       zeroed; NULL and EOVERFLOW: the script's stack overflow
  *     f->regs[0] = v;                              plain stores
  *     loam_mstack_pop(s);
  *
@@ -203,7 +203,7 @@ LOAM_API int loam_connect(int fd, const struct sockaddr *addr, socklen_t len);
  * alive as long as the stack is.
  *
  * To double or halve it is to move it. That happens in loam_mstack_push, and while nobody has entered it; then words of
- * its frames that hold addresses within it are adjusted. Everything else that holds one (a local variable of the
+ * its frames that hold addresses within it, or of the end of a frame, are adjusted. Everything else that holds one (a local variable of the
  * interpreter, an object) is stale after the next push: take it anew (what push gives, loam_mstack_top,
  * loam_mstack_below), or adjust it (loam_mstack_on_move). What others must reach at any time, as a variable that a closure
  * has captured, lives in an object of its own, as in Go. GODEBUG=mstackmove=1 moves the stack at each push, and fills the
@@ -262,7 +262,7 @@ LOAM_API void loam_mstack_leave(loam_mstack *s);
  *
  * A new topmost frame, zeroed and aligned to 16: `count` elements of the map's type, or its head with `count` elements of the
  * flexible tail. May move the stack. NULL, and everything is as it was: EOVERFLOW (max_bytes), ENOMEM, EINVAL (the map is
- * NULL, or its type malformed). */
+ * NULL, or its type malformed). So it is, too, and still entered, when the out-of-memory handler leaves by longjmp. */
 LOAM_API void *loam_mstack_push(loam_mstack *s, const loam_frame_map *map, size_t count);
 #define LOAM_PUSH(s, T, count) LOAM_CAST_(T *, loam_mstack_push(s, LOAM_FRAMEOF(T), count))
 

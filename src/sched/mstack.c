@@ -138,7 +138,7 @@ static void scan_entered(struct gcwork *w, struct loam_mstack *first)
     }
 }
 
-/* [mstack.scanned] when s is left; busy, and the phase holds still. */
+/* [mstack] when s is left; busy, and the phase holds still. */
 static void scan_left(struct m *m, struct loam_mstack *s, uint32_t phase)
 {
     uint32_t cycle = load_rlx(&gc.started);
@@ -150,7 +150,7 @@ static void scan_left(struct m *m, struct loam_mstack *s, uint32_t phase)
     }
 }
 
-/* [mstack.scanned] when it is entered; busy. Before GC_MARK it will be searched with the caller's stack. */
+/* [mstack] when it is entered; busy. Before GC_MARK it will be searched with the caller's stack. */
 static void scan_first(struct m *m, struct loam_mstack *s)
 {
     struct phase_hold h = gc_hold_phase(m);
@@ -294,9 +294,11 @@ static void adjust_frames(const struct loam_mstack *s, char *to)
     }
 }
 
+/* A byte behind the topmost frame is within the block, so that an address of its end is one of this stack. */
 static uint32_t limit_of(const struct loam_mstack *s)
 {
-    return gc.options.mstack_move ? 0 : s->bytes < s->most ? s->bytes : s->most;
+    uint32_t room = s->bytes == 0 ? 0 : s->bytes - ALIGN;
+    return gc.options.mstack_move ? 0 : room < s->most ? room : s->most;
 }
 
 /* s is the caller's. Its frames go to `to`, which has room for them; gives what they leave. Until base is written, whoever
@@ -337,7 +339,7 @@ static NOINLINE bool make_room(struct loam_mstack *s, size_t end)
     if (bytes > LEAST_BYTES && end < bytes / 4) {
         bytes /= 2;
     }
-    while (bytes < end) {
+    while (bytes < end + ALIGN) {
         bytes *= 2;
     }
     if (bytes == s->bytes && !gc.options.mstack_move) {
@@ -347,7 +349,7 @@ static NOINLINE bool make_room(struct loam_mstack *s, size_t end)
     char *to = loam_alloc_noscan(bytes);
     if (to == NULL) {
         s->limit = limit_of(s);
-        return end <= s->bytes;
+        return end + ALIGN <= s->bytes;
     }
     struct m *m = malloc_self();
     loam_move mv = {(uintptr_t)s->base, (uintptr_t)to, s->bytes};

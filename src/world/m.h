@@ -9,7 +9,11 @@
 
 enum {
     WBBUF_ENTRIES = 512,
+#if defined(__SANITIZE_ADDRESS__)
+    CONTEXT_REGS = 512,
+#else
     CONTEXT_REGS = 64, /* the frames of those who lead into blocking fit too */
+#endif
     HIST_BUCKETS = 64, /* powers of the square root of two, from 1 ns */
 };
 

@@ -226,6 +226,29 @@ static void tagged_words(void)
     loam_mstack_leave(s);
 }
 
+/* The end of a frame, which may be where the block would end. */
+typedef struct operand {
+    struct operand *end;
+} operand;
+LOAM_TYPE_NOSCAN(operand);
+LOAM_FRAME_INNER(operand, end);
+
+static void ends_of_frames(void)
+{
+    loam_mstack *s = entered(0);
+    for (int i = 0; i < 600; i++) {
+        operand *o = LOAM_PUSH(s, operand, 2); /* with its head 32 bytes */
+        operand *below = loam_mstack_below(s, o);
+        EXPECT(below == NULL || below->end == below + 2);
+        o->end = o[1].end = o + 2;
+    }
+    for (operand *o = loam_mstack_top(s); o != NULL; o = loam_mstack_below(s, o)) {
+        EXPECT_PTR_EQ(o->end, o + 2);
+        EXPECT_PTR_EQ(o[1].end, o + 2);
+    }
+    loam_mstack_leave(s);
+}
+
 /* ---- what lives, and what dies ---- */
 
 enum { BATCH = 300 };
@@ -668,6 +691,7 @@ int main(int argc, char **argv)
     RUN_BOTH(frames);
     RUN_BOTH(sizes);
     RUN_BOTH(tagged_words);
+    RUN(ends_of_frames);
     RUN(searched_precisely);
     RUN(unreachable_ones_are_collected);
     RUN_BOTH(halved_by_a_push);
