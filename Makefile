@@ -8,7 +8,7 @@ DIR =
 need_build = cmake:cmake gcc:gcc make:make /usr/include/stdio.h:libc6-dev
 need_lint = $(need_build) clang:clang clang-format:clang-format clang-tidy:clang-tidy \
 	cppcheck:cppcheck python3:python3
-need_test = $(need_lint) g++:g++ pkg-config:pkgconf /usr/include/cmocka.h:libcmocka-dev spin:spin \
+need_test = $(need_lint) g++:g++ gdb:gdb pkg-config:pkgconf /usr/include/cmocka.h:libcmocka-dev spin:spin \
 	redis-benchmark:redis-tools
 ifneq ($(shell uname -m),aarch64)
 need_test += aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user \

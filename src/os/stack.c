@@ -29,7 +29,7 @@
 #endif
 
 /* Where a fresh stack returns to; not called from C. */
-extern HIDDEN const char os_switch_first[];
+extern HIDDEN const char os_switch_begin[];
 
 #if defined(__x86_64__)
 enum { FRAME_WORDS = 8, FRAME_ENTRY = 5, FRAME_RETURN = 7 };
@@ -42,7 +42,7 @@ uintptr_t os_switch_prepare(uintptr_t top, void (*entry)(void *arg))
     uintptr_t *frame = (uintptr_t *)(align_down(top, 16) - 16) - FRAME_WORDS;
     memset(frame, 0, (FRAME_WORDS + 2) * sizeof *frame); /* a frame pointer of 0 ends the chain */
     frame[FRAME_ENTRY] = (uintptr_t)entry;
-    frame[FRAME_RETURN] = (uintptr_t)os_switch_first;
+    frame[FRAME_RETURN] = (uintptr_t)os_switch_begin;
 #if defined(__x86_64__)
     /* As the calling thread has it: sixteen bits of x87 control above the vectors' word. */
     uint32_t mxcsr;

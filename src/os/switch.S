@@ -5,7 +5,7 @@
  * Pushes what a called function must preserve (registers, and how floating point rounds), stores the stack pointer in *save,
  * takes `to` for it and pops the same there. `arg` is the result of the call that `to` was left by.
  *
- * A fresh stack (os_switch_prepare) holds such a frame, whose return address is os_switch_first: that calls the function
+ * A fresh stack (os_switch_prepare) holds such a frame, whose return address is os_switch_begin: that calls the function
  * whose address is in the first preserved register, with `arg`. Unwinders end there.
  *
  * os_call_beneath calls a function on a stack that was left, below what is in use there; an unwinder goes on from it to who
@@ -96,13 +96,14 @@ os_switch:
     .size os_switch, . - os_switch
 
     .balign 16
-    .globl os_switch_first
-    .hidden os_switch_first
+    .globl os_switch_begin
+    .hidden os_switch_begin
     .type os_switch_first, @function
+os_switch_first:
     .cfi_startproc
     .cfi_undefined %rip
     nop /* unwinders look one byte before the return address */
-os_switch_first:
+os_switch_begin:
     movq %rax, %rdi
     call *%rbx
     ud2
@@ -219,13 +220,14 @@ os_switch:
     .size os_switch, . - os_switch
 
     .balign 16
-    .globl os_switch_first
-    .hidden os_switch_first
+    .globl os_switch_begin
+    .hidden os_switch_begin
     .type os_switch_first, %function
+os_switch_first:
     .cfi_startproc
     .cfi_undefined x30
     nop /* unwinders look before the return address */
-os_switch_first:
+os_switch_begin:
     hint #36 /* bti j */
     blr x19
     brk #0
