@@ -159,7 +159,7 @@ typedef struct loam_mutex {
     uint64_t opaque_[3];
 } loam_mutex;
 
-/* Not recursive, belongs to nobody: another goroutine may unlock it. Who waits for more than a millisecond is next. The
+/* Not recursive, belongs to nobody: another goroutine may unlock it, and one that returns leaves it locked. Who waits for more than a millisecond is next. The
  * program ends if what is unlocked was not locked. */
 LOAM_API void loam_mutex_lock(loam_mutex *mu); /* Parks. */
 LOAM_API bool loam_mutex_trylock(loam_mutex *mu);

@@ -128,7 +128,7 @@ static void count_for_the_limit(void)
     size_t n = go_most(MANY);
     int64_t limit = 100 << 20;
     if (TEST_SANITIZED) {
-        puts("skip: stacks are larger than a small limit under a sanitizer");
+        test_skip("stacks are larger than a small limit under a sanitizer");
         return;
     }
     loam_set_memory_limit(limit);
