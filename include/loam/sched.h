@@ -197,7 +197,7 @@ LOAM_API int loam_connect(int fd, const struct sockaddr *addr, socklen_t len);
  *
  * A stack of frames for an interpreter: contiguous, searched frame by frame after what its maps say, in 2 KiB at first,
  * doubled when a frame has no room, halved by the collector when less than a quarter is in use (Go's stacks,
- * runtime/stack.go). It is a heap object: a coroutine that nothing names any more goes with its stack. The memory of its
+ * runtime/stack.go). It is a heap object, left to the collector (never loam_free): a coroutine that nothing names any more goes with its stack. The memory of its
  * frames is in the heap, too, and counts there. Only who has entered it touches it, and one at a time: a goroutine, wherever it
  * goes on, or a plain thread, which may have entered several. What lies on a stack that nobody has entered is
  * alive as long as the stack is.
@@ -225,7 +225,9 @@ LOAM_INLINE_ void *loam_moved(const loam_move *loam_move_, const void *loam_p_)
                                                       : LOAM_BITS_(loam_p_));
 }
 
-/* How a frame is read. The map must live as long as frames that were pushed with it. */
+/* How a frame is read. The map must stay where it is as long as there are frames that were pushed with it: before a library that
+ * holds it is unloaded they are popped. A scan function of the type may also run on the thread that has entered the stack, in a
+ * signal handler. */
 typedef struct loam_frame_map {
     const loam_type *type; /* its size, and its words that may hold pointers to objects */
     const loam_field *
@@ -250,15 +252,17 @@ typedef struct loam_frame_map {
  * NULL: ENOMEM; EINVAL: more than 1 GiB. */
 LOAM_API loam_mstack *loam_mstack_make(size_t max_bytes);
 
-/* The calling goroutine or thread runs on it from now on, until it leaves it or ends. 0, or -1: EBUSY (somebody has entered
- * it), ENOMEM (the first call of a thread). */
+/* The calling goroutine or thread runs on it from now on, until it leaves it, ends, or detaches; a finalizer, a cleanup or a
+ * handler of pressure leaves it before it returns. May wait for the collector to be done with searching or halving it. In a
+ * fork's child nobody is on those that others had entered; their frames are there. 0, or -1: EBUSY (somebody has entered it),
+ * ENOMEM (the first call of a thread). */
 LOAM_API int loam_mstack_enter(loam_mstack *s);
 
 /* The opposite; its frames stay. Stacks may be left in any order. What was not entered by the caller ends the program with a
  * message. */
 LOAM_API void loam_mstack_leave(loam_mstack *s);
 
-/* The rest is for who has entered it; else the program ends with a message.
+/* The rest is for who has entered it; where nobody has, the program ends with a message.
  *
  * A new topmost frame, zeroed and aligned to 16: `count` elements of the map's type, or its head with `count` elements of the
  * flexible tail. May move the stack. NULL, and everything is as it was: EOVERFLOW (max_bytes), ENOMEM, EINVAL (the map is
@@ -279,8 +283,8 @@ LOAM_API void *loam_mstack_below(const loam_mstack *s,
 LOAM_API size_t loam_mstack_bytes(const loam_mstack *s, size_t *used);
 
 /* fn(s, move, arg) is called by loam_mstack_push when it has moved s, on the thread of the caller, to adjust what holds addresses
- * within s elsewhere; it calls nothing of this section. While there is one the stack is not moved but by a push. arg is kept
- * alive with s. fn NULL: none. For who has entered it, or made it just now. */
+ * within s elsewhere; it calls nothing of this section but loam_moved, and parks nowhere. While there is one the stack is not moved but by a push. arg is kept
+ * alive with s. fn NULL: none. A fork's child is not told of what another thread of its parent moved just then. For who has entered it, or made it just now. */
 LOAM_API void loam_mstack_on_move(loam_mstack *s,
                                   void (*fn)(loam_mstack *s, const loam_move *move, void *arg),
                                   void *arg);

@@ -110,6 +110,10 @@ static void post_off(void)
 }
 
 /* [flip]: one step with the posting of [H-GIVEBACK]; the phase closed, so that [weak] sees all of it. */
+static void post_scan(void)
+{
+    gc.scan_posted = true;
+}
 static void post_flip(void)
 {
     gc_close_phase_locked();
@@ -119,6 +123,7 @@ static void post_flip(void)
     store_rel(&heap.sweepgen, load_rlx(&heap.sweepgen) + 2);
     store_rel(&gc.sweep_done, false); /* release: after sweepgen; pairs with sweep_from */
     store_rel(&gc.phase, GC_OFF);
+    gc.scan_posted = false;
     gc_open_phase_locked();
 }
 
@@ -128,8 +133,8 @@ static void on_attach(struct m *m)
     m->cache.black = load_rlx(&gc.black);
     m->cache.sweepgen = load_rlx(&heap.sweepgen);
     m->work.counted = true;
-    m->scanned = load_rlx(&gc.phase) == GC_MARK ? load_rlx(&gc.started)
-                                                : 0; /* it holds nothing yet */
+    m->scanned = gc.scan_posted ? load_rlx(&gc.started)
+                                : 0; /* it holds nothing yet, and is not asked */
     if (gc.options.stress != 0) {
         m->cache.run_limit = 0;
     }
@@ -473,7 +478,7 @@ static void cycle(void)
     mutex_unlock(&gc.pacer_lock);
     store_rel(&gc.phase, GC_MARK);  /* release: assists may begin; pairs with malloc's look */
     gc_mark_roots(&collector.work); /* [roots] */
-    step(h_scan, NULL);             /* [H-SCAN] */
+    step(h_scan, post_scan);        /* [H-SCAN] */
     /* acquire: pairs with gscan_init. A goroutine that was made before its thread passed [H-SCAN] is seen. */
     void (*walk)(struct gcwork *) = load_acq(&gc.walk_goroutines);
     if (walk != NULL) {
@@ -809,6 +814,7 @@ static void on_fork_child(bool whole)
         store_rlx(&gc.phase, GC_OFF);
         store_rlx(&gc.black, false);
         store_rlx(&gc.marks_stale, true);
+        gc.scan_posted = false;
     }
     void (*goroutines)(struct m *) = load_acq(&gc.goroutines_fork_child); /* acquire: gscan_init */
     if (goroutines != NULL) {

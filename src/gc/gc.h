@@ -44,6 +44,7 @@ struct gc {
     _Atomic uint32_t
         phase; /* changed under world.lock, or by the collector where nobody decides on it */
     _Atomic bool black;       /* a thread that attaches allocates black; under world.lock */
+    bool scan_posted;         /* [H-SCAN] of this cycle; under world.lock */
     _Atomic uint32_t dirty;   /* somebody marked since the round began */
     _Atomic bool marks_stale; /* a fork cut a cycle short: clear all marks before the next one */
 
@@ -120,7 +121,8 @@ struct gc {
     void (*_Atomic scan_managed)(struct m *m);
     void (*_Atomic leave_managed)(struct m *m, uint32_t phase);
     bool (*_Atomic halve_managed)(struct m *m);
-    _Atomic(struct loam_mstack *) small_stacks; /* that the last cycle found: [mstack.small] */
+    _Atomic(const struct gctype *) managed_type; /* of managed stacks, once there are any */
+    _Atomic(struct loam_mstack *) small_stacks;  /* that the last cycle found: [mstack.small] */
 
     /* Hooks of observe/: the library has started; a cycle has ended. */
     void (*at_start)(void);

@@ -113,7 +113,6 @@ static void sweep_some(void)
     }
 }
 
-/* Any attached thread; what is missing then is for the next allocation, and for the background. */
 static bool cycle_is_on_or_due(void)
 {
     return load_acq(&gc.phase) != GC_OFF || gc_is_due();
@@ -131,6 +130,7 @@ static void wait_for_cycle(struct m *m, uint64_t limit, uint64_t excess)
              os_nanotime() < until);
 }
 
+/* Any attached thread; what is missing then is for the next allocation, and for the background. */
 void gc_scavenge_pay(struct m *m, size_t bytes)
 {
     struct mheap_cursor at = {0, SIZE_MAX};

@@ -158,7 +158,8 @@ void mcentral_drain_returned(void)
 void mcentral_slot_freed(struct mcentral *central, struct mspan *s)
 {
     mutex_lock(&central->lock);
-    struct span_list *l = s->list;
+    /* relaxed: it may be a span of another mcentral by now, and is on none of these lists then */
+    struct span_list *l = load_rlx(&s->list);
     add_rlx(&s->freed, 1u); /* relaxed: a hint to the owner, or under the lock */
     if (l == &central->full[0] || l == &central->full[1]) {
         span_list_remove(s);
@@ -172,7 +173,7 @@ bool mcentral_remove_large(struct mspan *s, uint32_t sweepgen)
     struct mcentral *central = mcentral_of(s->spanclass);
     bool removed = false;
     mutex_lock(&central->lock);
-    if (s->list != NULL && load_rlx(&s->sweepgen) == sweepgen) {
+    if (load_rlx(&s->list) != NULL && load_rlx(&s->sweepgen) == sweepgen) {
         span_list_remove(s);
         removed = true;
     }

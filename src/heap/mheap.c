@@ -310,7 +310,7 @@ struct mspan *mheap_init_span(size_t pn, size_t npages, size_t scavenged, struct
     s->free_index = 0;
     store_rlx(&s->freed, 0u);
     store_rlx(&s->scan_progress, (size_t)0);
-    ASSERT(s->list == NULL);
+    ASSERT(load_rlx(&s->list) == NULL);
     add_rlx(&heap.stats.heap_inuse, npages << PAGE_SHIFT);
     add_rlx(&heap.stats.mspan_inuse, sizeof *s);
     return s;
@@ -331,7 +331,7 @@ void mheap_free_span(struct mspan *s)
 {
     size_t pn = mspan_pn(s);
     size_t npages = s->npages;
-    ASSERT(s->list == NULL);
+    ASSERT(load_rlx(&s->list) == NULL);
     ASSERT(load_rlx(&s->specials) == NULL);
     for (size_t i = 0; i < npages; i++) {
         store_rlx(&heap.descs[pn + i], (pagedesc)0); /* relaxed: nobody marks while spans die */
@@ -535,8 +535,8 @@ uint32_t heap_spanclass(struct gctype *type, unsigned sizeclass)
 
 void span_list_push(struct span_list *l, struct mspan *s)
 {
-    ASSERT(s->list == NULL);
-    s->list = l;
+    ASSERT(load_rlx(&s->list) == NULL);
+    store_rlx(&s->list, l); /* relaxed, all of them: the lock orders it; see mcentral_slot_freed */
     s->prev = NULL;
     s->next = l->head;
     if (l->head != NULL) {
@@ -548,7 +548,7 @@ void span_list_push(struct span_list *l, struct mspan *s)
 
 void span_list_remove(struct mspan *s)
 {
-    struct span_list *l = s->list;
+    struct span_list *l = load_rlx(&s->list);
     ASSERT(l != NULL);
     ASSERT(load_rlx(&l->count) > 0);
     if (s->prev != NULL) {
@@ -560,7 +560,7 @@ void span_list_remove(struct mspan *s)
         s->next->prev = s->prev;
     }
     s->next = s->prev = NULL;
-    s->list = NULL;
+    store_rlx(&s->list, NULL);
     store_rel(&l->count, load_rlx(&l->count) - 1); /* release: as above */
 }
 

@@ -75,15 +75,15 @@ struct mspan {
     uint32_t spanclass; /* index of its mcentral */
     uint8_t sizeclass;
     bool noscan;
-    _Atomic bool needzero;       /* free slots may hold old bytes; set before a slot is freed */
-    uint32_t free_index;         /* where the search for the next hole starts; owner writes */
-    _Atomic uint32_t sweepgen;   /* see above */
-    _Atomic uint32_t freed;      /* slots given back by loam_free since the owner last searched */
-    struct mspan *next, *prev;   /* in `list`, under its mcentral's lock; next: heap.returned too */
-    struct span_list *list;      /* the list it is on, or NULL; under its mcentral's lock */
-    _Atomic uint32_t batch_next; /* gc/work.c: next batch in the global queue, page number + 1 */
-    uint32_t batch_tail;         /* gc/work.c: last span of the batch that starts here */
-    uint32_t batch_count;        /* gc/work.c: spans in that batch */
+    _Atomic bool needzero;     /* free slots may hold old bytes; set before a slot is freed */
+    uint32_t free_index;       /* where the search for the next hole starts; owner writes */
+    _Atomic uint32_t sweepgen; /* see above */
+    _Atomic uint32_t freed;    /* slots given back by loam_free since the owner last searched */
+    struct mspan *next, *prev; /* in `list`, under its mcentral's lock; next: heap.returned too */
+    _Atomic(struct span_list *) list; /* it is on, or NULL; written under its mcentral's lock */
+    _Atomic uint32_t batch_next;  /* gc/work.c: next batch in the global queue, page number + 1 */
+    uint32_t batch_tail;          /* gc/work.c: last span of the batch that starts here */
+    uint32_t batch_count;         /* gc/work.c: spans in that batch */
     _Atomic size_t scan_progress; /* gc/mark.c: bytes of a large object claimed for scanning */
     _Atomic(struct special **) specials; /* gc/ends.c: by object index, or NULL */
 } CACHE_ALIGNED;

@@ -110,6 +110,8 @@ static struct mspan *object_at(struct m *m, uintptr_t p, const char *what, size_
     CHECK(p == start,
           "%s of %p: it points into the middle of the object at %p (of %zu bytes, type %s)", what,
           (void *)p, (void *)start, s->elem_size, s->type->name);
+    CHECK(s->type != load_rlx(&gc.managed_type), /* [mstack.small] */
+          "%s of %p: a managed stack is left to the collector", what, (void *)p);
     return s;
 }
 

@@ -171,10 +171,10 @@ static void pay_after(struct m *m, size_t bytes)
         m->stress_count = 0;
         gc_stress(m);
     }
+    gc_start_if_due(m);
     if (unlikely(load_rlx(&heap.over_limit))) {
         gc_scavenge_pay(m, bytes);
     }
-    gc_start_if_due(m);
     if (load_rlx(&gc.phase) != GC_OFF || load_rlx(&gc.live) > load_rlx(&gc.trigger)) {
         gc_assist(m, bytes);
     }
@@ -247,7 +247,7 @@ static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
         }
         if (got != 0) {
             tries--; /* taken by a signal handler at once */
-        } else if (!gc_emergency(m, tries)) {
+        } else if (m->cache.oom_quiet || !gc_emergency(m, tries)) {
             return out_of_memory(m);
         }
     }
@@ -297,7 +297,7 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
             pay_after(m, mspan_bytes(s));
             return (void *)p;
         }
-        if (!gc_emergency(m, tries)) {
+        if (m->cache.oom_quiet || !gc_emergency(m, tries)) {
             return out_of_memory(m);
         }
     }

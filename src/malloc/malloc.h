@@ -26,7 +26,7 @@ bool malloc_started(void);
 /* Zeroed memory of a layout; NULL and errno ENOMEM. May assist, start a cycle, collect. */
 void *malloc_typed(struct m *m, struct gctype *type, size_t bytes);
 
-/* The same for the library's own use, which can do without: no handler of the program hears of a failure. */
+/* The same for the library's own use, which can do without: no emergency collection, no handler hears of it. */
 void *malloc_quietly(struct m *m, struct gctype *type, size_t bytes);
 
 void malloc_external(struct m *m, int64_t delta); /* loam_add_external_bytes */

@@ -74,7 +74,7 @@ static void mark_stack(struct gcwork *w, struct g *g)
         mark_range(w, g->sp, g->stack_high);
     }
     if (unlikely(g->mstacks != NULL)) {
-        mstack_scan_parked(w, g->mstacks);
+        mstack_scan_entered(w, g->mstacks);
     }
     add_rlx(&gc.stack_scan, (uint64_t)(g->stack_high - g->sp));
 }

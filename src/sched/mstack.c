@@ -14,10 +14,11 @@
  *                               once in a cycle and perhaps too early, by who enters it or leaves it while a cycle marks.
  *                               Who has not answered [H-SCAN] may bring something that nobody has marked: he searches when he
  *                               leaves, whoever has done so before.
- *             [mstack.frame]    `frame` is the last word of a push that is written, and the first of a pop: a handler that
- *                               comes in between finds whole frames.
+ *             [mstack.frame]    `frame` says all: a push writes it last, a pop first, and a handler that comes in between, or
+ *                               leaves by siglongjmp, finds whole frames.
  *             [mstack.small]    gc.small_stacks is written while a cycle marks, dropped at its [roots], and taken from
- *                               between cycles: what lies on it was marked in the last one.
+ *                               between cycles: what lies on it was marked in the last one, or made alive again for its finalizer, and is
+ *                               never freed by the program.
  * Locking     none. Who finds MS_SCANNED or MS_HALVED waits for it, not busy.
  * From Go     runtime/stack.go: newstack, copystack, shrinkstack, adjustframe; differs: memory of the heap instead of caches of
  *             its own, no stack cache is flushed; upwards; a frame has a head instead of a return address to look up.
@@ -59,7 +60,6 @@ struct loam_mstack {
     char *base;     /* the memory of its frames; NULL: none yet */
     uint32_t bytes; /* of it */
     uint32_t frame; /* offset of the topmost frame; 0: none */
-    uint32_t top;   /* offset behind it */
     uint32_t
         limit; /* a frame that would end beyond takes the slow way: bytes or most; 0: the stack is to be moved */
     uint32_t most;
@@ -67,6 +67,7 @@ struct loam_mstack {
     _Atomic uint32_t scanned;  /* the last cycle in which it was searched */
     struct loam_mstack *next;  /* entered by the same */
     struct loam_mstack *small; /* in gc.small_stacks, entered or not */
+    uint32_t noted;            /* the last cycle in which it was put there; who searches it */
     void (*on_move)(loam_mstack *s, const loam_move *move, void *arg);
     void *arg;
 };
@@ -81,25 +82,41 @@ static uint32_t end_of(const struct loam_mstack *s, uint32_t frame)
     return frame == 0 ? 0 : frame + (uint32_t)align_up(head_of(s, frame)->bytes, ALIGN);
 }
 
+static uint32_t used_of(const struct loam_mstack *s)
+{
+    return end_of(s, s->frame);
+}
+
 /* -- the collector ----------------------------------------------------------------------------- */
 
-static void mark_frames(struct gcwork *w, const struct loam_mstack *s)
+/* Not in pieces: a stack is searched as a whole, as others are. */
+static void mark_frames(struct gcwork *w, struct loam_mstack *s)
 {
+    uint32_t used = used_of(s), cycle = load_rlx(&gc.started);
     mark_word(w, (uintptr_t)s->base);
     for (uint32_t at = s->frame; at != 0; at = head_of(s, at)->below) {
         const struct frame_head *head = head_of(s, at);
         scan_typed(w, gctype_known(head->map->type), (uintptr_t)(s->base + at), head->bytes);
     }
-    add_rlx(&gc.stack_scan, (uint64_t)s->top);
+    w->look_at -= w->look_at < used ? w->look_at
+                                    : used; /* the marker looks at the clock the sooner */
+    if (load_rlx(&gc.phase) == GC_MARK && xchg_rlx(&s->scanned, cycle) != cycle) {
+        add_rlx(&gc.stack_scan, (uint64_t)used);
+    }
 }
 
 static bool is_small(const struct loam_mstack *s)
 {
-    return s->bytes > LEAST_BYTES && s->top < s->bytes / 4;
+    return s->bytes > LEAST_BYTES && used_of(s) < s->bytes / 4;
 }
 
+/* Once in a cycle, however often it is searched (as one with a finalizer). */
 static void note_small(struct loam_mstack *s)
 {
+    if (s->noted == load_rlx(&gc.started)) {
+        return;
+    }
+    s->noted = load_rlx(&gc.started);
     struct loam_mstack *head = load_rlx(&gc.small_stacks);
     do {
         s->small = head;
@@ -116,7 +133,6 @@ static void mstack_scan(const struct loam_mstack *obj, size_t bytes, loam_marker
     /* To a checker it is no witness, as other stacks: it is written without a barrier. */
     if (marker->fn == NULL && cas_acqrel(&s->state, &left, MS_SCANNED)) {
         mark_frames(marker->w, s);
-        store_rlx(&s->scanned, load_rlx(&gc.started));
         if (is_small(s) && s->on_move == NULL) {
             note_small(s);
         }
@@ -126,38 +142,40 @@ static void mstack_scan(const struct loam_mstack *obj, size_t bytes, loam_marker
 LOAM_TYPE_SCANNED(loam_mstack, mstack_scan);
 
 /* Of a thread at [H-SCAN], or of a goroutine that is parked. */
-static void scan_entered(struct gcwork *w, struct loam_mstack *first)
+void mstack_scan_entered(struct gcwork *w, struct loam_mstack *first)
 {
     for (struct loam_mstack *s = first; s != NULL; s = s->next) {
         mark_word(w, (uintptr_t)s);
         mark_frames(w, s);
-        store_rlx(&s->scanned, load_rlx(&gc.started));
         if (is_small(s)) {
             s->limit = 0; /* the next push finds it; as Go's poisoned stack guard */
         }
     }
 }
 
+static void scan_managed(struct m *m)
+{
+    mstack_scan_entered(&m->work, m->mstacks);
+}
+
 /* [mstack] when s is left; busy, and the phase holds still. */
-static void scan_left(struct m *m, struct loam_mstack *s, uint32_t phase)
+static void search_left(struct m *m, struct loam_mstack *s, uint32_t phase)
 {
     uint32_t cycle = load_rlx(&gc.started);
     bool done = phase == GC_MARK && m->scanned == cycle && load_rlx(&s->scanned) == cycle;
     if (gc_phase_marks(phase) && !done) {
         mark_frames(&m->work, s);
         gcwork_publish(&m->work);
-        store_rlx(&s->scanned, phase == GC_MARK ? cycle : cycle - 1);
     }
 }
 
 /* [mstack] when it is entered; busy. Before GC_MARK it will be searched with the caller's stack. */
-static void scan_first(struct m *m, struct loam_mstack *s)
+static void search_entered(struct m *m, struct loam_mstack *s)
 {
     struct phase_hold h = gc_hold_phase(m);
     if (h.phase == GC_MARK && load_rlx(&s->scanned) != load_rlx(&gc.started)) {
         mark_frames(&m->work, s);
         gcwork_publish(&m->work);
-        store_rlx(&s->scanned, load_rlx(&gc.started));
     }
     gc_release_phase(m, h);
 }
@@ -167,7 +185,7 @@ static void leave_all(struct m *m, uint32_t phase)
     struct loam_mstack *next;
     for (struct loam_mstack *s = m->mstacks; s != NULL; s = next) {
         next = s->next;
-        scan_left(m, s, phase);
+        search_left(m, s, phase);
         store_rel(&s->state, (uint32_t)MS_LEFT); /* release: its frames; pairs with claim */
     }
     m->mstacks = NULL;
@@ -180,11 +198,10 @@ void mstack_leave_all(struct m *m)
     gc_release_phase(m, h);
 }
 
-/* Whoever had entered them is not there, and may have been interrupted at any instruction of a push or a pop. */
+/* Whoever had entered them is not there. */
 void mstack_fork_child(struct loam_mstack **first)
 {
     for (struct loam_mstack *s = *first; s != NULL; s = s->next) {
-        s->top = end_of(s, s->frame);
         store_rlx(&s->state, (uint32_t)MS_LEFT);
     }
     *first = NULL;
@@ -200,7 +217,7 @@ static uint32_t claim(struct m *m, struct loam_mstack *s, uint32_t as)
     /* acquire: its frames; pairs with unclaim, and with the end of a search. */
     if (cas_acqrel(&s->state, &state, as)) {
         if (unlikely(load_acq(&gc.phase) == GC_MARK)) { /* acquire: pairs with the cycle */
-            scan_first(m, s);
+            search_entered(m, s);
         }
         s->next = m->mstacks;
         compiler_barrier(); /* a handler finds whole lists */
@@ -237,7 +254,7 @@ static bool unclaim(struct m *m, struct loam_mstack *s)
     bool ours = *at != NULL;
     if (ours) {
         struct phase_hold h = gc_hold_phase(m);
-        scan_left(m, s, h.phase);
+        search_left(m, s, h.phase);
         *at = s->next;
         store_rel(&s->state, (uint32_t)MS_LEFT); /* release: its frames; pairs with claim */
         gc_release_phase(m, h);
@@ -306,8 +323,8 @@ static uint32_t limit_of(const struct loam_mstack *s)
 static char *move_frames(struct m *m, struct loam_mstack *s, char *to, size_t bytes)
 {
     char *old = s->base;
-    if (s->top != 0) {
-        memcpy(to, old, s->top);
+    if (s->frame != 0) {
+        memcpy(to, old, used_of(s));
         adjust_frames(s, to);
     }
     m_enter(m); /* whole in the child of a fork, too */
@@ -346,18 +363,19 @@ static NOINLINE bool make_room(struct loam_mstack *s, size_t end)
         s->limit = limit_of(s);
         return true;
     }
-    char *to = loam_alloc_noscan(bytes);
+    struct m *m = malloc_self();
+    bool has_room = end + ALIGN <= s->bytes; /* then it can do without, and nobody is told */
+    char *to = has_room ? malloc_quietly(m, &gctype_noscan, bytes) : loam_alloc_noscan(bytes);
     if (to == NULL) {
         s->limit = limit_of(s);
-        return end + ALIGN <= s->bytes;
+        return has_room;
     }
-    struct m *m = malloc_self();
     loam_move mv = {(uintptr_t)s->base, (uintptr_t)to, s->bytes};
     char *old = move_frames(m, s, to, bytes);
     if (s->on_move != NULL && old != NULL) {
         s->on_move(s, &mv, s->arg);
     }
-    free_memory(m, old, mv.bytes);
+    free_memory(malloc_self(), old, mv.bytes);
     return true;
 }
 
@@ -376,40 +394,36 @@ static struct loam_mstack *take_small(struct m *m)
     return s;
 }
 
+/* Half of what s has, if that is small and nobody is on it; else 0. */
+static size_t half_of(struct m *m, struct loam_mstack *s)
+{
+    size_t half = 0;
+    if (claim(m, s, MS_HALVED) == MS_LEFT) {
+        half = is_small(s) && s->on_move == NULL ? s->bytes / 2 : 0;
+        (void)unclaim(m, s);
+    }
+    return half;
+}
+
 /* The library's own thread: one of those that the last cycle found small. */
 static bool halve_one(struct m *m)
 {
     struct loam_mstack *s = take_small(m);
-    if (s == NULL) {
-        return false;
+    size_t half = s == NULL ? 0 : half_of(m, s);
+    char *unused = half == 0 ? NULL
+                             : malloc_quietly(m, &gctype_noscan, half); /* nobody waits for it */
+    if (unused != NULL && claim(m, s, MS_HALVED) == MS_LEFT) {
+        if (is_small(s) && s->on_move == NULL && s->bytes / 2 == half) { /* still */
+            unused = move_frames(m, s, unused, half);
+            half *= 2;
+        }
+        (void)unclaim(m, s);
     }
-    if (claim(m, s, MS_HALVED) != MS_LEFT) {
-        return true;
-    }
-    size_t bytes = s->bytes;
-    char *to = NULL, *old = NULL;
-    if (is_small(s) && s->on_move == NULL) { /* still */
-        to = malloc_quietly(m, &gctype_noscan, bytes / 2);
-    }
-    if (to != NULL) {
-        old = move_frames(m, s, to, bytes / 2);
-    }
-    (void)unclaim(m, s);
-    free_memory(m, old, bytes);
-    return true;
+    free_memory(m, unused, half);
+    return s != NULL;
 }
 
 /* -- frames ------------------------------------------------------------------------------------ */
-
-static void scan_managed(struct m *m)
-{
-    scan_entered(&m->work, m->mstacks);
-}
-
-void mstack_scan_parked(struct gcwork *w, struct loam_mstack *first)
-{
-    scan_entered(w, first);
-}
 
 loam_mstack *loam_mstack_make(size_t max_bytes)
 {
@@ -419,6 +433,7 @@ loam_mstack *loam_mstack_make(size_t max_bytes)
     }
     loam_mstack *s = LOAM_NEW(loam_mstack);
     if (s != NULL) {
+        store_rlx(&gc.managed_type, gctype_known(LOAM_TYPEOF(loam_mstack)));
         s->most = max_bytes != 0 ? (uint32_t)max_bytes : DEFAULT_MOST;
         store_rel(&gc.scan_managed, scan_managed); /* release: pairs with who finds m->mstacks */
         store_rel(&gc.leave_managed, leave_all);
@@ -462,34 +477,23 @@ void *loam_mstack_push(loam_mstack *s, const loam_frame_map *map, size_t count)
     }
     size_t bytes = frame_bytes(map->type, count);
     size_t room = align_up(bytes, ALIGN);
-    if (unlikely(s->top + HEAD + room > s->limit) && !make_room(s, s->top + HEAD + room)) {
+    uint32_t at = used_of(s) + HEAD;
+    if (unlikely(at + room > s->limit) && !make_room(s, at + room)) {
         return NULL;
     }
-    uint32_t at = s->top + HEAD;
     memset(s->base + at, 0, room);
     *head_of(s, at) = (struct frame_head){map, (uint32_t)bytes, s->frame};
     compiler_barrier(); /* [mstack.frame] */
     s->frame = at;
-    s->top = at + (uint32_t)room;
     return s->base + at;
-}
-
-/* Everything above `frame` goes. */
-static void pop_to(loam_mstack *s, uint32_t frame)
-{
-    s->frame = frame;
-    compiler_barrier(); /* [mstack.frame] */
-    s->top = end_of(s, frame);
 }
 
 void loam_mstack_pop(loam_mstack *s)
 {
     must_be_entered(s, "loam_mstack_pop");
     CHECK(s->frame != 0, "loam_mstack_pop of %p, which is empty", (void *)s);
-    uint32_t top = s->frame - HEAD; /* where the frame below ends */
     s->frame = head_of(s, s->frame)->below;
     compiler_barrier(); /* [mstack.frame] */
-    s->top = top;
 }
 
 void loam_mstack_unwind(loam_mstack *s, const void *frame)
@@ -501,7 +505,8 @@ void loam_mstack_unwind(loam_mstack *s, const void *frame)
         at = head_of(s, at)->below;
     }
     CHECK(at == to, "loam_mstack_unwind to %p, which is no frame of %p", frame, (void *)s);
-    pop_to(s, at);
+    s->frame = at;
+    compiler_barrier(); /* [mstack.frame] */
 }
 
 void *loam_mstack_top(const loam_mstack *s)
@@ -524,7 +529,7 @@ size_t loam_mstack_bytes(const loam_mstack *s, size_t *used)
 {
     must_be_entered(s, "loam_mstack_bytes");
     if (used != NULL) {
-        *used = s->top;
+        *used = used_of(s);
     }
     return s->bytes;
 }

@@ -252,8 +252,8 @@ size_t stack_slot_bytes(uintptr_t addr, uintptr_t *at);
 uint32_t stack_slots_of(uint32_t chunk); /* 0: a part of a larger stack */
 
 /* -- mstack.c ---------------------------------------------------------------------------------- */
-void mstack_scan_parked(struct gcwork *w, struct loam_mstack *first); /* of a goroutine */
-void mstack_leave_all(struct m *m);                                   /* busy */
+void mstack_scan_entered(struct gcwork *w, struct loam_mstack *first);
+void mstack_leave_all(struct m *m); /* busy */
 void mstack_fork_child(struct loam_mstack **first);
 
 /* -- sleeper.c --------------------------------------------------------------------------------- */

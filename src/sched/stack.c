@@ -302,7 +302,7 @@ void stack_look(struct g *g, uintptr_t sp)
     size_t page = os_page_size();
     uintptr_t lowest = os_lowest_resident(g->stack_low, end_of_pages(g));
     size_t used = g->stack_high - sp + KEEP_BYTES;
-    if (4 * used < g->stack_high - lowest) {
+    if (4 * used < end_of_pages(g) - lowest) {
         uintptr_t keep = align_down(sp - KEEP_BYTES, page);
         os_discard((void *)g->stack_low, keep - g->stack_low);
         lowest = keep;

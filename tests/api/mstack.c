@@ -10,6 +10,8 @@
  * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1,clobberfree=1 GOGC=5 | | 120 */
 #include "../support/test.h"
 
+#include <sys/resource.h>
+
 #include <loam/sched.h>
 
 #include "../support/child.h"
@@ -392,6 +394,81 @@ static void halved_while_left(void)
     }
 }
 
+/* However often it is searched in a cycle, as one with a finalizer is; and the thread that halves is done at some time. */
+static void no_finalizer(void *obj, void *arg)
+{
+    (void)obj;
+    (void)arg;
+}
+
+static double processor_seconds(void)
+{
+    struct timespec t;
+    EXPECT_EQ(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t), 0);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void halved_with_a_finalizer(void)
+{
+    loam_mstack *s[4];
+    for (size_t i = 0; i < COUNT_OF(s); i++) {
+        s[i] = entered(0);
+        EXPECT_EQ(loam_set_finalizer(s[i], no_finalizer, NULL), 0);
+        push_many(s[i], 0, 500);
+        while (((frame *)loam_mstack_top(s[i]))->depth > 10) {
+            loam_mstack_pop(s[i]);
+        }
+        loam_mstack_leave(s[i]);
+    }
+    for (size_t i = 0; i < COUNT_OF(s); i++) {
+        COLLECT_UNTIL(30, bytes_when_entered(s[i]) <= 4096);
+    }
+    loam_sleep(MILLISECONDS(50));
+    double before = processor_seconds();
+    loam_sleep(MILLISECONDS(200));
+    EXPECT(processor_seconds() - before < 0.15);
+}
+
+/* What has room asks nobody for memory, though the collector wants it smaller. */
+static void refuse(void *arg)
+{
+    (void)arg;
+    FAIL("the out-of-memory handler is called for a push that has room");
+}
+
+static void child_halved_without_memory(void)
+{
+    loam_mstack *s = entered(0);
+    push_many(s, 0, 1000);
+    while (((frame *)loam_mstack_top(s))->depth > 10) {
+        loam_mstack_pop(s);
+    }
+    struct rlimit limit = {0, 0};
+    loam_gc();
+    EXPECT_EQ(setrlimit(RLIMIT_DATA, &limit), 0);
+    void **kept = NULL; /* all there is, in a list */
+    for (size_t bytes = 1 << 20; bytes >= 16; bytes /= 2) {
+        for (void **more; (more = loam_alloc(bytes)) != NULL; kept = more) {
+            LOAM_SET(more[0], (void *)kept);
+        }
+    }
+    loam_set_oom_handler(refuse, NULL);
+    frame *f = LOAM_PUSH(s, frame, REGS);
+    EXPECT_NOT_NULL(f);
+    loam_keep_alive(kept);
+}
+
+static void halving_needs_no_memory(void)
+{
+    struct child c;
+    if (TEST_SANITIZED || emulated()) {
+        test_skip("memory cannot be refused");
+        return;
+    }
+    child_run(&c, "halved_without_memory", NULL, 60);
+    EXPECT_CHILD_PASSED(&c);
+}
+
 /* ---- who keeps an address elsewhere is told ---- */
 
 typedef struct outside {
@@ -635,6 +712,14 @@ static void child_leave_left(void)
 {
     loam_mstack_leave(loam_mstack_make(0));
 }
+static void child_free(void)
+{
+    loam_free(loam_mstack_make(0));
+}
+static void child_free_entered(void)
+{
+    loam_realloc(entered(0), 100);
+}
 static void *enter_only(void *arg)
 {
     EXPECT_EQ(loam_mstack_enter(arg), 0);
@@ -665,22 +750,34 @@ static void child_below_astray(void)
 }
 
 static const struct child_case children[] = {
-    {"push_left", child_push_left},         {"pop_empty", child_pop_empty},
-    {"leave_left", child_leave_left},       {"leave_others", child_leave_others},
-    {"unwind_astray", child_unwind_astray}, {"below_astray", child_below_astray},
+    {"push_left", child_push_left},
+    {"pop_empty", child_pop_empty},
+    {"leave_left", child_leave_left},
+    {"leave_others", child_leave_others},
+    {"free", child_free},
+    {"free_entered", child_free_entered},
+    {"halved_without_memory", child_halved_without_memory},
+    {"unwind_astray", child_unwind_astray},
+    {"below_astray", child_below_astray},
 };
 
 static void misuse_ends_with_a_message(void)
 {
-    static const char *const says[] = {
-        "loam_mstack_push of",  "loam_mstack_pop of",    "loam_mstack_leave of",
-        "loam_mstack_leave of", "loam_mstack_unwind to", "loam_mstack_below of",
+    static const char *const cases[][2] = {
+        {"push_left", "loam_mstack_push of"},
+        {"pop_empty", "loam_mstack_pop of"},
+        {"leave_left", "loam_mstack_leave of"},
+        {"leave_others", "loam_mstack_leave of"},
+        {"unwind_astray", "loam_mstack_unwind to"},
+        {"below_astray", "loam_mstack_below of"},
+        {"free", "a managed stack is left to the collector"},
+        {"free_entered", "a managed stack is left to the collector"},
     };
-    for (size_t i = 0; i < COUNT_OF(children); i++) {
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct child c;
-        child_run(&c, children[i].name, NULL, 60);
+        child_run(&c, cases[i][0], NULL, 60);
         EXPECT_CHILD_ABORTED(&c);
-        EXPECT_CONTAINS(c.text, says[i]);
+        EXPECT_CONTAINS(c.text, cases[i][1]);
     }
 }
 
@@ -696,6 +793,8 @@ int main(int argc, char **argv)
     RUN(unreachable_ones_are_collected);
     RUN_BOTH(halved_by_a_push);
     RUN(halved_while_left);
+    RUN(halved_with_a_finalizer);
+    RUN(halving_needs_no_memory);
     RUN_BOTH(told_of_each_move);
     RUN(several_at_once);
     RUN(left_at_the_end);
