@@ -390,7 +390,9 @@ typedef struct loam_ephemeron loam_ephemeron;
 LOAM_API loam_ephemeron *loam_ephemeron_make(void *key, void *value);
 LOAM_API void *loam_ephemeron_value(const loam_ephemeron *e); /* NULL once the key is gone */
 
-/* p's object is alive at least until here (runtime.KeepAlive). */
+/* p's object is alive at least until here (runtime.KeepAlive). Where nothing else holds an object, and the last use of it is a
+ * loop over its contents, it belongs behind that: a compiler may keep, instead of p, an address that lies outside of the
+ * object and a distance (of `p[i]`, compared with what is computed from n + i, gcc keeps p - n and n + i). */
 LOAM_API void loam_keep_alive(const void *p);
 
 /* ---- How the macros are built -------------------------------------------------------------------

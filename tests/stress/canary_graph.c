@@ -113,6 +113,7 @@ static void object_check(const object *o)
             EXPECT_EQ(payload[i], rng_mix(o->head.id + i));
         }
     }
+    loam_keep_alive(o); /* it may just have been taken out of the last slot that held it */
     atomic_fetch_add_explicit(&steps, 1, memory_order_relaxed);
 }
 
