@@ -18,6 +18,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.dont_write_bytecode = True  # nothing is left beside the sources
@@ -29,16 +30,18 @@ PERCENTILES = {"50 %": 50.0, "99 %": 99.0, "99.9 %": 99.9, "longest": 100.0}
 class Server:
     def __init__(self, name, command, port, environment=()):
         self.name, self.port = name, port
-        self.errors = open(f"/tmp/kv-{name}-{port}.err", "w+b")  # pylint: disable=consider-using-with
-        os.unlink(self.errors.name)
+        self.errors = tempfile.TemporaryFile("a+b")  # pylint: disable=consider-using-with
         self.process = subprocess.Popen(command, env=dict(os.environ, **dict(environment)),
                                         stdout=subprocess.DEVNULL, stderr=self.errors)
         for _ in range(100):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{name} ends with {self.process.returncode}; is port {port} in use?")
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 return
             except OSError:
                 time.sleep(0.1)
+        self.stop()
         raise RuntimeError(f"{name} does not listen")
 
     def resident(self):
@@ -47,8 +50,8 @@ class Server:
 
     def cycles(self):
         """Of its collector so far; each writes a line about each cycle. None: it has none."""
-        self.errors.seek(0)
-        text = self.errors.read()
+        number = self.errors.fileno()  # the server writes through the same one: its place is left alone
+        text = os.pread(number, os.fstat(number).st_size, 0)
         return text.count(b"\ngc ") + text.startswith(b"gc ") if self.name != "redis" else None
 
     def fill(self, keys, size):
@@ -90,9 +93,8 @@ def run_once(server, command, clients, pipeline, args):
     return figures
 
 
-def start_servers(args):
+def start_servers(args, servers):
     peers = P.Peers(args, ["loam", "go"])
-    servers = []
     flags = peers.loam_flags() if "loam" in peers.names else None
     if flags:
         sources = [str(p) for p in sorted((P.ROOT / "examples" / "kv").glob("*.c"))]
@@ -109,7 +111,9 @@ def start_servers(args):
                               args.port + 2))
     else:
         P.say("redis left out: no redis-server")
-    return peers, servers
+    if not servers:
+        sys.exit("no server can be had")
+    return peers
 
 
 def text_of(figure, value):
@@ -134,8 +138,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=7400, help="and the two behind it")
     args = parser.parse_args()
-    peers, servers = start_servers(args)
+    servers = []
     try:
+        peers = start_servers(args, servers)
         for server in servers:
             P.say(f"{args.keys} keys of {args.size} bytes: {server.name}")
             server.fill(args.keys, args.size)

@@ -119,7 +119,8 @@ void table_set(table *t, value key, value v)
     value_set(&e->value, v);
     if (key.kind != NUMBER)
         return;
-    if (v.kind == NIL && key.number >= 1 && key.number <= t->count)
+    if (v.kind == NIL && key.number >= 1 && key.number <= t->count &&
+        key.number == (uint32_t)key.number)
         t->count = (uint32_t)key.number - 1;
     while (v.kind != NIL && table_get(t, value_number(t->count + 1.0)).kind != NIL)
         t->count++;

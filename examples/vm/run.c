@@ -73,9 +73,16 @@ static void trace(const loam_mstack *s)
 static void report(machine *m)
 {
     fflush(stdout);
-    if (m->current != NULL)
-        print_place(loam_mstack_top(m->current->stack), "vm: ");
-    fprintf(stderr, m->current != NULL ? ": %s\n" : "vm: %s\n", string_of(m->error)->bytes);
+    const frame *f = m->current == NULL ? NULL : loam_mstack_top(m->current->stack);
+    if (f != NULL && f->caller != NULL) /* of the script */
+        print_place(f, "vm: ");
+    else
+        fputs("vm", stderr);
+    if (m->error.kind ==
+        NUMBER) /* its text would take memory, which may be what there is none of */
+        fprintf(stderr, ": %.14g\n", m->error.number);
+    else
+        fprintf(stderr, ": %s\n", string_of(m->error)->bytes);
     for (; m->current != NULL; coroutine_leave(m, DONE))
         trace(m->current->stack);
 }
@@ -95,7 +102,8 @@ static frame *frame_push(machine *m, loam_mstack *s, closure *fn)
     return f;
 }
 
-/* Suspended in `start`, which calls fn with what it is resumed with. */
+/* Suspended in `start`, which calls fn with what it is resumed with. Where there is no memory for the frame fail leaves it
+ * entered, and empty, until the program ends. */
 coroutine *coroutine_make(machine *m, value fn)
 {
     coroutine *co = LOAM_NEW(coroutine);

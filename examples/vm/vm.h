@@ -1,7 +1,7 @@
 /* vm.h - what the files of the interpreter share.
  *
  * A small language with closures, tables, coroutines and errors that can be caught: compiled to
- * code for a stack machine, and run by a loop that calls no C function of its own for a call of the
+ * code for a stack machine, and run by a loop that does not recurse in C for a call of the
  * script. All of it lies in the collected heap, the compiler's work too; nothing is freed by hand.
  * Read this file first, then run.c.
  *

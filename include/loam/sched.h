@@ -230,9 +230,9 @@ LOAM_INLINE_ void *loam_moved(const loam_move *loam_move_, const void *loam_p_)
  * signal handler. */
 typedef struct loam_frame_map {
     const loam_type *type; /* its size, and its words that may hold pointers to objects */
-    const loam_field *
-        inner; /* its words that may hold addresses within the stack, in each element of the type, but not in
-                                a flexible tail; NULL: none. Nothing else that looks like such an address may be in them */
+    /* Its words that may hold addresses within the stack, in each element of the type, but not in a flexible tail; NULL:
+     * none. Nothing else that looks like such an address may be in them. */
+    const loam_field *inner;
     uint32_t ninner;
     /* Not NULL: is called after inner, with the frame at its new place, and sets p = loam_moved(move, p) for what inner
      * cannot say (a tagged word). Perhaps on a thread of the library; touches nothing but the frame. */
@@ -253,7 +253,8 @@ typedef struct loam_frame_map {
 LOAM_API loam_mstack *loam_mstack_make(size_t max_bytes);
 
 /* The calling goroutine or thread runs on it from now on, until it leaves it, ends, or detaches; a finalizer, a cleanup or a
- * handler of pressure leaves it before it returns. May wait for the collector to be done with searching or halving it. In a
+ * handler of pressure leaves it before it returns. May wait for the collector to be done with searching or halving it. While a cycle
+ * begins, leaving it costs a search of its frames. In a
  * fork's child nobody is on those that others had entered; their frames are there. 0, or -1: EBUSY (somebody has entered it),
  * ENOMEM (the first call of a thread). */
 LOAM_API int loam_mstack_enter(loam_mstack *s);
@@ -277,7 +278,7 @@ LOAM_API void loam_mstack_unwind(loam_mstack *s, const void *frame);
 
 LOAM_API void *loam_mstack_top(const loam_mstack *s); /* the topmost frame; NULL: none */
 LOAM_API void *loam_mstack_below(const loam_mstack *s,
-                                 const void *frame); /* who pushed it; NULL: none */
+                                 const void *frame); /* the one below that frame of s; NULL: none */
 
 /* Bytes of memory that it has; *used, if not NULL: of these in frames. */
 LOAM_API size_t loam_mstack_bytes(const loam_mstack *s, size_t *used);

@@ -109,11 +109,12 @@ static void post_off(void)
     set_barrier(0);
 }
 
-/* [flip]: one step with the posting of [H-GIVEBACK]; the phase closed, so that [weak] sees all of it. */
 static void post_scan(void)
 {
     gc.scan_posted = true;
 }
+
+/* [flip]: one step with the posting of [H-GIVEBACK]; the phase closed, so that [weak] sees all of it. */
 static void post_flip(void)
 {
     gc_close_phase_locked();
@@ -816,7 +817,8 @@ static void on_fork_child(bool whole)
         store_rlx(&gc.marks_stale, true);
         gc.scan_posted = false;
     }
-    void (*goroutines)(struct m *) = load_acq(&gc.goroutines_fork_child); /* acquire: gscan_init */
+    void (*goroutines)(struct m *) =
+        load_acq(&gc.goroutines_fork_child); /* acquire: gscan_init, loam_mstack_make */
     if (goroutines != NULL) {
         goroutines(m_self);
     }

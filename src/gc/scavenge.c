@@ -4,7 +4,7 @@
  * Model       limit   = with a memory limit, an allocation that leads beyond it gives back as much as it
  *                       took, at least 1 MiB, before it returns: never more, so nobody waits for
  *                       others' memory. Where nothing is free it sweeps a little, and waits a moment for a
- *                       cycle that is under way. The background goes down to 95 % of the limit
+ *                       cycle that is under way or due; far beyond the limit up to WAIT_MOST_NS. The background goes down to 95 % of the limit
  *             kept    = (in use now, or lately) * 1.1; "lately" falls by three quarters a second, so that what
  *                       a program takes again within a few seconds stays, and a heap at rest comes down to
  *                       what it uses
@@ -32,7 +32,7 @@ enum {
     PAY_SPANS = 64,     /* to sweep, when no page is free */
     WAIT_NS = 1000000,
     WAIT_FAR_NS = 4000000,   /* a 64th beyond the limit */
-    WAIT_MOST_NS = 50000000, /* a 32th beyond it, as long as it is */
+    WAIT_MOST_NS = 50000000, /* a 32nd beyond it, as long as it is */
     WORK_NS = 1000000,
     FADE_NS = 500000000, /* what was used lately, and is not now, halves */
 };
@@ -120,12 +120,14 @@ static bool cycle_is_on_or_due(void)
 
 /* The threads that have not answered need the processors; far beyond the limit they have had none for long, because others
  * have, and those that allocate here must not take more than the cycle can free. */
-static void wait_for_cycle(struct m *m, uint64_t limit, uint64_t excess)
+static void wait_far_beyond(struct m *m, uint64_t limit, uint64_t excess)
 {
     int64_t until = os_nanotime() + WAIT_MOST_NS;
     do {
         gc_wait_progress(m, excess > limit / 64 ? WAIT_FAR_NS : WAIT_NS);
+        m_enter(m);
         excess = beyond(limit);
+        m_leave(m);
     } while (excess > limit / 32 && cycle_is_on_or_due() && !load_rlx(&gc.limiting) &&
              os_nanotime() < until);
 }
@@ -155,7 +157,7 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     if (done >= most) {
         store_rlx(&heap.over_limit, true); /* perhaps there is more */
     } else if (excess != 0 && cycle_is_on_or_due()) {
-        wait_for_cycle(m, limit, excess);
+        wait_far_beyond(m, limit, excess);
     }
     add_rlx(&gc.scavenged_eager, (uint64_t)done);
     add_rlx(&gc.scavenge_assist_ns, os_thread_cputime() - begin);

@@ -30,7 +30,6 @@ struct mcache {
     size_t run_limit; /* most bytes in a run; 0: one object (gcstress) */
     uintptr_t
         oom_seal; /* malloc.c: where the running handler's seal is, or that of one left; 0: none */
-    bool oom_quiet; /* malloc_quietly: what fails now fails at once */
     struct pagecache pages;
     /* Given up by a thread that does not allocate: whoever needs pages puts them back into the heap. */
     _Atomic bool pages_idle;  /* set by the owner, cleared under heap.lock */

@@ -123,7 +123,7 @@ static NO_SANITIZE COLD void *out_of_memory(struct m *m)
     volatile uintptr_t seal[SEAL_WORDS];
     uintptr_t arg;
     void (*fn)(void *) = oom_handler(&arg);
-    if (fn != NULL && !m->cache.oom_quiet && !inside_handler(m, seal)) {
+    if (fn != NULL && !inside_handler(m, seal)) {
         uintptr_t outer = m->cache.oom_seal;
         seal_write(seal);
         m->cache.oom_seal = (uintptr_t)seal;
@@ -223,7 +223,19 @@ static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
     return p;
 }
 
-static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
+/* Quiet: what fails fails at once, without a collection, and no handler hears of it. */
+enum loudness { LOUD, QUIET };
+
+static COLD void *refused(struct m *m, enum loudness loudness)
+{
+    if (loudness == QUIET) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return out_of_memory(m);
+}
+
+ALWAYS_INLINE void *small_slow(struct m *m, uint32_t spanclass, enum loudness loudness)
 {
     bool shallow = m_busy(m) != 0; /* a handler over a store: no answers and no marking from here */
     if (unlikely(m->cache.oom_seal != 0)) {
@@ -247,10 +259,15 @@ static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
         }
         if (got != 0) {
             tries--; /* taken by a signal handler at once */
-        } else if (m->cache.oom_quiet || !gc_emergency(m, tries)) {
-            return out_of_memory(m);
+        } else if (loudness == QUIET || !gc_emergency(m, tries)) {
+            return refused(m, loudness);
         }
     }
+}
+
+static NOINLINE void *malloc_small_slow(struct m *m, uint32_t spanclass)
+{
+    return small_slow(m, spanclass, LOUD);
 }
 
 static void zero_large(struct m *m, struct mspan *s)
@@ -267,7 +284,8 @@ static void zero_large(struct m *m, struct mspan *s)
     }
 }
 
-static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t bytes)
+static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t bytes,
+                                   enum loudness loudness)
 {
     if (m_busy(m) != 0) { /* a handler over a store: it must not wait for the zeroing of all that */
         return malloc_nested(m, type, bytes);
@@ -297,8 +315,8 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
             pay_after(m, mspan_bytes(s));
             return (void *)p;
         }
-        if (m->cache.oom_quiet || !gc_emergency(m, tries)) {
-            return out_of_memory(m);
+        if (loudness == QUIET || !gc_emergency(m, tries)) {
+            return refused(m, loudness);
         }
     }
 }
@@ -379,18 +397,18 @@ static struct gctype *type_of(struct m *m, const loam_type *type)
     return t;
 }
 
-void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
+ALWAYS_INLINE void *typed(struct m *m, struct gctype *type, size_t bytes, enum loudness loudness)
 {
     bytes = bytes < type->size ? type->size : bytes; /* a scan reads all of a type */
     if (unlikely(m_deep(m) != 0)) {
         return malloc_nested(m, type, bytes);
     }
     if (unlikely(bytes > MAX_SMALL_SIZE)) {
-        return malloc_large(m, type, bytes);
+        return malloc_large(m, type, bytes, loudness);
     }
     uint32_t spanclass = spanclass_for(m, type, class_for(type, bytes));
     if (unlikely(spanclass <= SPANCLASS_LARGE)) {
-        return spanclass == 0 ? out_of_memory(m) : malloc_large(m, type, bytes);
+        return spanclass == 0 ? refused(m, loudness) : malloc_large(m, type, bytes, loudness);
     }
     struct run *r = spanclass < NUM_FIXED_SPANCLASSES ? &m->cache.runs[spanclass] : NULL;
     if (r == NULL && m->cache.typed[spanclass / SPANCLASS_CHUNK] != NULL) {
@@ -400,18 +418,20 @@ void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
     if (r != NULL && run_take(r, &p)) {
         return (void *)p;
     }
-    return malloc_small_slow(m, spanclass);
+    return loudness == LOUD ? malloc_small_slow(m, spanclass) : small_slow(m, spanclass, loudness);
 }
 
-/* -- the contract ------------------------------------------------------------------------------ */
+void *malloc_typed(struct m *m, struct gctype *type, size_t bytes)
+{
+    return typed(m, type, bytes, LOUD);
+}
 
 void *malloc_quietly(struct m *m, struct gctype *type, size_t bytes)
 {
-    m->cache.oom_quiet = true;
-    void *p = malloc_typed(m, type, bytes);
-    m->cache.oom_quiet = false;
-    return p;
+    return typed(m, type, bytes, QUIET);
 }
+
+/* -- the contract ------------------------------------------------------------------------------ */
 
 static NOINLINE void *alloc_slow(size_t bytes, struct gctype *type)
 {

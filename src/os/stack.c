@@ -92,16 +92,19 @@ uintptr_t os_lowest_resident(uintptr_t low, uintptr_t high)
     size_t page = os_page_size();
     int saved_errno = errno;
     uintptr_t lowest = high;
-    for (uintptr_t end = high, from; end > low && lowest == end; end = from) {
+    for (uintptr_t end = high, from; end > low; end = from) {
         from = end - low > WINDOW * page ? end - WINDOW * page : low;
-        size_t n = (end - from) / page;
-        bool known = mincore((void *)from, n * page, there) == 0;
-        for (size_t i = 0; known && i < n && lowest == end; i++) {
-            lowest = (there[i] & 1) != 0 ? from + i * page : lowest;
-        }
-        if (lowest != from) { /* the end of it, or a hole */
+        size_t n = (end - from) / page, first = 0;
+        if (mincore((void *)from, n * page, there) != 0) {
             break;
         }
+        while (first < n && (there[first] & 1) == 0) {
+            first++;
+        }
+        if (first == n) { /* the end of it */
+            break;
+        }
+        lowest = from + first * page;
     }
     errno = saved_errno;
     return lowest;

@@ -443,7 +443,7 @@ loam_mstack *loam_mstack_make(size_t max_bytes)
     return s;
 }
 
-/* The map's type, ready to be searched by, and what a frame takes: SIZE_MAX is too much. False: errno. */
+/* Its type is ready to be searched by. False: errno. */
 static NOINLINE bool know_type(const loam_frame_map *map)
 {
     if (map == NULL || map->type == NULL) {
@@ -457,6 +457,7 @@ static NOINLINE bool know_type(const loam_frame_map *map)
     return ok;
 }
 
+/* MOST where it is too much. */
 ALWAYS_INLINE size_t frame_bytes(const loam_type *t, size_t count)
 {
     size_t bytes;

@@ -10,7 +10,7 @@
 enum {
     WBBUF_ENTRIES = 512,
 #if defined(__SANITIZE_ADDRESS__)
-    CONTEXT_REGS = 512,
+    CONTEXT_REGS = 512, /* frames are larger there */
 #else
     CONTEXT_REGS = 64, /* the frames of those who lead into blocking fit too */
 #endif

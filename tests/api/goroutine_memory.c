@@ -126,7 +126,7 @@ static void count_for_the_limit(void)
         return;
     }
     size_t n = go_most(MANY);
-    int64_t limit = 100 << 20;
+    int64_t limit = (int64_t)((84 << 20) + n * page);
     if (TEST_SANITIZED) {
         test_skip("stacks are larger than a small limit under a sanitizer");
         return;

@@ -29,7 +29,7 @@ in_gdb()
 
 if ! command -v gdb >/dev/null; then
     echo "skip: gdb (it is not here)"
-elif in_gdb -ex run && ! grep -q "exited normally" "$tmp/out"; then
+elif ! in_gdb -ex run || ! grep -q "exited normally" "$tmp/out"; then
     echo "skip: gdb (it may not trace)"
 else
     in_gdb -ex "break innermost" -ex run -ex bt

@@ -34,10 +34,8 @@ static void word_scan(const word *w, size_t bytes, loam_marker *m)
 }
 static void word_adjust(word *w, size_t bytes, const loam_move *move)
 {
-    void **p = &((frame *)0)->window[0];
     (void)bytes;
-    p = w->bits != 0 ? p : NULL;
-    w->bits += loam_moved(move, p) == p;
+    w->bits += loam_moved(move, w) == w;
 }
 LOAM_TYPE_SCANNED(word, word_scan);
 LOAM_FRAME_ADJUSTED(word, word_adjust);

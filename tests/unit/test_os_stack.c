@@ -161,6 +161,7 @@ static void test_lowest_resident(void **state)
         {{299, 299, 299, 299}, 299},
         {{299, 298, 297, 290}, 290},
         {{299, 240, 299, 299}, 240}, /* within the window */
+        {{299, 237, 235, 180}, 180}, /* over the end of one */
         {{240, 240, 240, 240}, 240},
         {{299, 100, 299, 299}, 299}, /* a hole that nobody looks over */
     };
