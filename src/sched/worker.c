@@ -365,10 +365,11 @@ static struct g *look_for_work(struct worker *w)
     struct p *p = w->p;
     bool fair = load_rlx(&p->tick) % FAIR_TICKS == 0;
     struct gqueue ready = {0};
-    take_due(&ready);
     if (fair) {
         take_happened(&ready);
+        sched_ready_list(&ready); /* behind those that wait already */
     }
+    take_due(&ready);
     struct g *g = gqueue_take(&ready);
     put_all(p, &ready);
     g = g == NULL && fair ? runq_take_global(p, 1) : g;
