@@ -136,12 +136,12 @@ class Peers:
 
 
 def newest_library():
-    """libloam.a of a build that is optimized and not instrumented, or the figures would be of another program."""
+    """libloam.a of a build for this machine that is optimized and not instrumented, or the figures would be of another program."""
     found = []
     for cache in [*ROOT.glob("build*/CMakeCache.txt"), *ROOT.glob("build*/*/CMakeCache.txt")]:
         text = cache.read_text(errors="replace")
         kind = re.search(r"^CMAKE_BUILD_TYPE:\w+=(\w*)", text, re.MULTILINE)
-        special = re.search(r"^LOAM_(SANITIZE:\w+=.+|DEBUG_LEVEL:\w+=[1-9])", text, re.MULTILINE)
+        special = re.search(r"^(LOAM_SANITIZE:\w+=.|LOAM_DEBUG_LEVEL:\w+=[1-9]|CMAKE_TOOLCHAIN_FILE:\w+=.)", text, re.MULTILINE)
         if kind and kind.group(1) in ("Release", "RelWithDebInfo") and not special:
             found += [p for p in cache.parent.glob("**/libloam.a") if p.is_file()]
     return max(found, key=lambda p: p.stat().st_mtime, default=None)

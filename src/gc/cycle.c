@@ -155,8 +155,9 @@ static void on_detach(struct m *m)
         gc_flush_wbbuf(m);
     }
     if (m->mstacks != NULL) {
-        load_acq (&gc.leave_managed)(
-            m, load_acq(&gc.phase)); /* acquire: pairs with loam_mstack_make */
+        void (*leave)(struct m *,
+                      uint32_t) = load_acq(&gc.leave_managed); /* acquire: loam_mstack_make */
+        leave(m, load_acq(&gc.phase));
     }
     gc_live_sub(mcache_release(&m->cache));
     add_rlx(&gc.pause_total, load_rlx(&m->pause_total_ns));

@@ -371,7 +371,8 @@ void gc_scan_thread(struct m *m, const struct m_context *ctx)
     each_stack_part(m, ctx, scan_stack_part);
     os_each_tls_range(m->tp, scan_own, m);
     if (m->mstacks != NULL) {
-        load_acq (&gc.scan_managed)(m); /* acquire: pairs with loam_mstack_make */
+        void (*scan)(struct m *) = load_acq(&gc.scan_managed); /* acquire: loam_mstack_make */
+        scan(m);
     }
     m->scanned = load_rlx(&gc.started);
     gcwork_publish(&m->work);

@@ -4,7 +4,8 @@
  * Model       limit   = with a memory limit, an allocation that leads beyond it gives back as much as it
  *                       took, at least 1 MiB, before it returns: never more, so nobody waits for
  *                       others' memory. Where nothing is free it sweeps a little, and waits a moment for a
- *                       cycle that is under way or due; far beyond the limit up to WAIT_MOST_NS. The background goes down to 95 % of the limit
+ *                       cycle that is under way or due; far beyond the limit up to WAIT_MOST_NS. The
+ *                       background goes down to 95 % of the limit
  *             kept    = (in use now, or lately) * 1.1; "lately" falls by three quarters a second, so that what
  *                       a program takes again within a few seconds stays, and a heap at rest comes down to
  *                       what it uses

@@ -234,7 +234,8 @@ bool os_guard(void *addr, size_t bytes);
 
 /* Has the system memory for the page at addr, which is mapped? */
 bool os_resident(void *addr);
-/* The lowest such page of [low, high), which is mapped, looked for from high downwards up to a hole of 64 pages or more (of 128 surely); high: none. */
+/* The lowest such page of [low, high), which is mapped, looked for from high downwards up to a hole of 64 pages or more (of
+ * 128 surely); high: none. */
 uintptr_t os_lowest_resident(uintptr_t low, uintptr_t high);
 
 /* Return addresses of a stack that was left at sp, of which some KiB below sp are free; of the calling one where a signal's

@@ -2,7 +2,7 @@
  *
  * Purpose     What the scheduler needs of the system and of the machine to keep stacks of its own.
  * Model       os_switch_prepare builds the frame that os_switch (switch.S) pops.
- * Tests       tests/api/goroutines.c, tests/api/goroutine_sync.c (reports)
+ * Tests       tests/unit/test_os_stack.c, tests/api/goroutines.c, tests/api/goroutine_sync.c (reports)
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

@@ -17,8 +17,8 @@
  *             [mstack.frame]    `frame` says all: a push writes it last, a pop first, and a handler that comes in between, or
  *                               leaves by siglongjmp, finds whole frames.
  *             [mstack.small]    gc.small_stacks is written while a cycle marks, dropped at its [roots], and taken from
- *                               between cycles: what lies on it was marked in the last one, or made alive again for its finalizer, and is
- *                               never freed by the program.
+ *                               between cycles: what lies on it was marked in the last one, or made alive again for its
+ *                               finalizer, and is never freed by the program.
  * Locking     none. Who finds MS_SCANNED or MS_HALVED waits for it, not busy.
  * From Go     runtime/stack.go: newstack, copystack, shrinkstack, adjustframe; differs: memory of the heap instead of caches of
  *             its own, no stack cache is flushed; upwards; a frame has a head instead of a return address to look up.
@@ -44,7 +44,6 @@ enum {
     ALIGN = 16,
     POISON = 0xa5,
     PAUSE_NS = 1000,
-    FRAME_WORD = sizeof(uintptr_t),
 };
 
 struct frame_head {
@@ -425,6 +424,17 @@ static bool halve_one(struct m *m)
 
 /* -- frames ------------------------------------------------------------------------------------ */
 
+/* With the first of them; those who make it at a time write the same. */
+static COLD void start(void)
+{
+    store_rlx(&gc.managed_type, gctype_known(LOAM_TYPEOF(loam_mstack)));
+    store_rel(&gc.leave_managed, leave_all);
+    store_rel(&gc.halve_managed, halve_one);
+    store_rel(&gc.goroutines_fork_child, sched_fork_child);
+    store_rel(&gc.scan_managed,
+              scan_managed); /* release: the last; pairs with who finds m->mstacks */
+}
+
 loam_mstack *loam_mstack_make(size_t max_bytes)
 {
     if (max_bytes > MOST) {
@@ -433,12 +443,10 @@ loam_mstack *loam_mstack_make(size_t max_bytes)
     }
     loam_mstack *s = LOAM_NEW(loam_mstack);
     if (s != NULL) {
-        store_rlx(&gc.managed_type, gctype_known(LOAM_TYPEOF(loam_mstack)));
         s->most = max_bytes != 0 ? (uint32_t)max_bytes : DEFAULT_MOST;
-        store_rel(&gc.scan_managed, scan_managed); /* release: pairs with who finds m->mstacks */
-        store_rel(&gc.leave_managed, leave_all);
-        store_rel(&gc.goroutines_fork_child, sched_fork_child);
-        store_rel(&gc.halve_managed, halve_one);
+        if (unlikely(load_acq(&gc.scan_managed) == NULL)) { /* acquire: pairs with start */
+            start();
+        }
     }
     return s;
 }

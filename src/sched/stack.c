@@ -10,7 +10,7 @@
  *                           of a cycle; at least a page from their start on.
  * Locking     stacks.lock, for moments; system calls are made outside, but for a chunk's commit.
  * From Go     stack.go; differs: a stack does not move, so pointers into it stay true; it shrinks by pages.
- * Tests       tests/api/goroutines.c (sizes, overflow), tests/stress/goroutine_graph.c (a deep dive)
+ * Tests       tests/api/goroutines.c (sizes, overflow), goroutine_memory.c, tests/stress/goroutine_graph.c (a deep dive)
  */
 #include "sched/sched.h"
 
