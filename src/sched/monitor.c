@@ -83,19 +83,16 @@ static bool take_p(struct p *p, struct worker *w)
     return taken;
 }
 
-/* A P without an owner goes to a worker, or to the idle ones. */
+/* A P without an owner is idle; somebody takes it if there is anything to do. */
 static void pass_on(struct p *p)
 {
     mutex_lock(&sched.lock);
-    bool idle = runq_is_empty(p) && sched.global.n == 0 && netpoll_waiters() == 0 &&
-                timers_next() == INT64_MAX;
-    bool handed = !idle && sched_hand_over_locked(p, false);
-    if (!handed) {
-        sched_give_idle_p_locked(p);
-    }
+    sched_give_idle_p_locked(p);
     mutex_unlock(&sched.lock);
-    if (!idle && !handed) {
-        store_rlx(&monitor.wanted, true);
+    fence_sc(); /* then the look; pairs with who parks, and finds that somebody polls */
+    if (!runq_is_empty(p) || load_rlx(&sched.nglobal) != 0 || netpoll_waiters() != 0 ||
+        timers_next() != INT64_MAX) {
+        sched_wake_p();
     }
 }
 
@@ -137,22 +134,35 @@ static bool retake(struct p *p, int64_t now, int64_t *next)
     return true;
 }
 
+/* It spins from the start: where it finds work there may be more, in the queue of another P that was taken. [idle.last] */
 static void make_worker(void)
 {
     static bool warned;
+    static struct worker *unused; /* its thread could not be made */
     struct p *p;
-    mutex_lock(&sched.lock);
-    /* One may have gone to sleep meanwhile; it has seen that somebody looks for one. [idle.last] */
-    bool enough = sched_hand_idle_over_locked(&p, false) || sched.starting != 0 ||
-                  sched.nworkers + sched.starting >= WORKERS_MOST;
-    sched.starting += enough ? 0 : 1;
-    mutex_unlock(&sched.lock);
-    if (enough) {
+    uint32_t none = 0;
+    if (!cas_sc(&sched.spinning, &none, 1u)) {
         return;
     }
-    struct worker *w = persistentalloc(sizeof *w, CACHE_LINE, &heap.stats.other_sys);
-    int err = w == NULL ? ENOMEM : os_thread_start(worker_main, w, "loam-worker");
-    if (err != 0) {
+    mutex_lock(&sched.lock);
+    bool handed = sched_hand_idle_over_locked(&p, true); /* one has gone to sleep meanwhile */
+    bool more = !handed && p != NULL && sched.nworkers + sched.starting < WORKERS_MOST;
+    sched.starting += more ? 1 : 0;
+    mutex_unlock(&sched.lock);
+    if (handed) {
+        return;
+    }
+    if (!more) {
+        sched_spin_in_vain(p == NULL);
+        return;
+    }
+    if (unused == NULL) {
+        unused = persistentalloc(sizeof *unused, CACHE_LINE, &heap.stats.other_sys);
+    }
+    int err = unused == NULL ? ENOMEM : os_thread_start(worker_main, unused, "loam-worker");
+    if (err == 0) {
+        unused = NULL;
+    } else {
         worker_start_failed();
         if (!warned) {
             warned = true;

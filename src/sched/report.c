@@ -136,7 +136,7 @@ int loam_write_goroutines(int fd)
 
 static bool all_wait_locked(void)
 {
-    return sched.nidle_workers == sched.nworkers && sched.starting == 0 && sched.global.n == 0 &&
+    return sched.nidle_workers == sched.nworkers && sched.starting == 0 && !sched_any_work() &&
            (load_rlx(&sched.ngs) != 0 || load_rlx(&sched.waiting_threads) != 0) &&
            netpoll_waiters() == 0 && timers_next() == INT64_MAX;
 }

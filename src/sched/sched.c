@@ -14,12 +14,13 @@
  *                          fence, and looks at busy. A worker is busy, then looks at retake and waits for the decision.
  *             [idle.last]  who goes to sleep has given its P back, does not count as spinning any more, can be found among
  *                          those that sleep, and has then looked at all queues once more; who puts something into a queue
- *                          looks at all three after it. Model: tests/model/idle.pml.
+ *                          looks at all three after it. Who is made or woken for work spins: it wakes one more if it finds
+ *                          any. Model: tests/model/idle.pml.
  * Locking     sched.lock, for moments; under it nothing but a futex wake.
  * From Go     proc.go; differs: memory is cached by thread, not by P (a thread without work has given its cache back with
  *             the last cycle); a goroutine that runs for long keeps its thread and loses its P, since C code cannot be
  *             interrupted at a point of our choice; no g0 between two goroutines.
- * Tests       tests/api/goroutines.c, goroutine_preempt.c, tests/stress/goroutine_graph.c
+ * Tests       tests/api/goroutines.c, goroutine_preempt.c, goroutine_blocked.c, tests/stress/goroutine_graph.c
  */
 #include "sched/runq.h"
 

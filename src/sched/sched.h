@@ -195,6 +195,8 @@ void sched_poke_poller(int64_t when); /* there is something to wait for no longe
 void sched_poll_and_timers(struct gqueue *ready);
 bool sched_acquire_p(struct worker *w); /* an idle one */
 void sched_wake_p(void);                /* there may be work for one more. [idle.last] */
+void sched_spin_in_vain(bool no_p);
+bool sched_any_work(void); /* in any queue */
 /* Under sched.lock. One worker that sleeps gets P, and looks for work; false: none sleeps. */
 bool sched_hand_over_locked(struct p *p, bool spinning);
 /* The same with an idle P; *p is NULL if there is none. */

@@ -131,6 +131,21 @@ void sched_wake_p(void)
     }
 }
 
+/* Who has counted as spinning for a worker that is not there does not any more. Who saw it has left his work to it: if there
+ * was no P, there may be one now, and who went to sleep since has not looked further. */
+void sched_spin_in_vain(bool no_p)
+{
+    sub_sc(&sched.spinning, 1u);
+    mutex_lock(&sched.lock);
+    bool slept = sched.idle_workers != NULL;
+    mutex_unlock(&sched.lock);
+    if (no_p || slept) {
+        sched_wake_p();
+    } else if (load_sc(&sched.polling)) {
+        os_poll_wake();
+    }
+}
+
 static void stop_spinning(struct worker *w, bool found)
 {
     if (w->spinning) {
@@ -195,7 +210,7 @@ void sched_poll_and_timers(struct gqueue *ready)
 
 /* -- the loop of a worker ---------------------------------------------------------------------- */
 
-static bool any_queue_has_work(void)
+bool sched_any_work(void)
 {
     if (load_rlx(&sched.nglobal) != 0) {
         return true;
@@ -232,7 +247,7 @@ static void sleep_idle(struct worker *w)
     bool last = sched.nidle_workers == sched.nworkers;
     mutex_unlock(&sched.lock);
     fence_sc(); /* [idle.last] */
-    if (any_queue_has_work()) {
+    if (sched_any_work()) {
         sched_wake_p();
     } else if (last) {
         report_if_stuck();
@@ -308,12 +323,13 @@ static void go_idle(struct worker *w)
     sched_give_idle_p_locked(w->p);
     w->p = NULL;
     mutex_unlock(&sched.lock);
+    fence_sc(); /* then a look at polling; pairs with wait_polling */
     /* Who has not looked at others' queues, for so many do, has left them to these; and may not come back for what he then
      * does not look at: in a world that is being stopped he would turn in circles, busy. */
     if (w->spinning) {
         stop_spinning(w, false);
         fence_sc(); /* [idle.last] */
-        if (any_queue_has_work()) {
+        if (sched_any_work()) {
             if (sched_acquire_p(w)) {
                 w->spinning = true;
                 add_acqrel(&sched.spinning, 1u);
@@ -426,11 +442,17 @@ static _Noreturn void worker_loop(struct worker *w)
     }
 }
 
+/* What was left to it goes to one that has gone to sleep meanwhile, or waits until one does. */
 void worker_start_failed(void)
 {
+    struct p *p;
     mutex_lock(&sched.lock);
     sched.starting--;
+    bool handed = sched_hand_idle_over_locked(&p, true);
     mutex_unlock(&sched.lock);
+    if (!handed) {
+        sched_spin_in_vain(p == NULL);
+    }
 }
 
 void worker_main(void *arg)
@@ -449,6 +471,7 @@ void worker_main(void *arg)
     w->g0.fiber = __tsan_get_current_fiber();
 #endif
     m->worker = w;
+    w->spinning = true;
     mutex_lock(&sched.lock);
     sched.starting--;
     sched.nworkers++;

@@ -1,14 +1,17 @@
 /* idle.pml - who puts work and who goes to sleep, checked by spin: is work ever left while a P is idle?
  *
- * src/sched/worker.c and monitor.c as they are: PS Ps, at most NW workers, producers that each put K goroutines into the
- * global queue and call sched_wake_p, and the monitor, which takes a P from a worker that is not busy and makes workers. A
- * goroutine's own code is one step in which its worker is not busy. What is done under sched.lock is one step, but where
- * its counters are read without it meanwhile. [p.retake] is taken as shown: who is busy knows whether it has a P.
+ * src/sched/worker.c and monitor.c as they are: PS Ps, each with its queue, at most NW workers, producers that each put K
+ * goroutines into the global queue and call sched_wake_p, and the monitor, which takes a P from a worker that is not busy
+ * and makes workers. Who takes from the global queue may take one more, into its own. A goroutine's own code is one step in
+ * which its worker is not busy; NSTUCK of them may wait in it for ever. What is done under sched.lock is one step, but
+ * where its counters are read without it meanwhile. [p.retake] is taken as shown: who is busy knows whether it has a P.
  *
- * Options  POLL        workers without work wait in the poll, which an event ends at any time
+ * Options  PREP        begins with a goroutine in the queue of each P, none of them a worker's
+ *          POLL        workers without work wait in the poll, which an event ends at any time
  * Unsafe   SLEEP_BLIND who sleeps does not look at the queues once more after it can be found
  *          WAKE_ONCE   who claimed the spinning and found the P gone does not look again
- *          ALWAYS_MAKE the monitor makes a worker, which it may not be able to, without a look at those that sleep
+ *          LEAVE_VAINLY the monitor has claimed the spinning, can make no worker, and does not look again
+ *          MAKE_PLAIN  a worker that is made does not spin, so that it may find work without a look for more
  */
 #ifndef PS
 #define PS 1
@@ -25,9 +28,18 @@
 #ifndef NBEGUN
 #define NBEGUN NW
 #endif
+#ifndef NSTUCK
+#define NSTUCK 0
+#endif
 #define NONE 255
+#if PS > 1
+#define WORK (global != 0 || q[0] != 0 || q[1] != 0)
+#else
+#define WORK (global != 0 || q[0] != 0)
+#endif
 
 byte global, nidle = PS, spinning;
+byte q[PS], stuck;
 byte owner[PS];   /* 255: nobody's */
 bool idle[PS];    /* in the list of idle Ps */
 byte wp[NW];      /* the P that a worker takes for its own */
@@ -116,7 +128,7 @@ inline sleep_idle(w, p, v)
 {
 	atomic { !lock -> woken[w] = false; listed[w] = true };
 #ifndef SLEEP_BLIND
-	if :: global != 0 -> wake_p(p, v) :: else fi;
+	if :: WORK -> wake_p(p, v) :: else fi;
 #endif
 	atomic { p = 0; v = 0; busy[w] = false };
 	atomic { woken[w] -> busy[w] = true }
@@ -142,13 +154,33 @@ again:
 	:: else
 	fi;
 	/* look_for_work */
-	atomic { !lock -> spun = false; if :: global != 0 -> global--; spun = true :: else fi };
+	atomic { spun = false; if :: q[wp[w]] != 0 -> q[wp[w]]--; spun = true :: else fi };
+	if
+	:: !spun ->
+		atomic {
+			!lock ->
+			if
+			:: global != 0 ->
+				global--; spun = true;
+				if :: global != 0 -> global--; q[wp[w]]++ :: true fi
+			:: else
+			fi
+		}
+	:: else
+	fi;
 	if
 	:: !spun ->
 		if
 		:: atomic { !spins[w] -> spins[w] = true; spinning++ }
 		:: true
 		fi;
+#if PS > 1
+		atomic { if :: spins[w] && q[1 - wp[w]] != 0 -> q[1 - wp[w]]--; spun = true :: else fi }
+#endif
+	:: else
+	fi;
+	if
+	:: !spun ->
 		/* go_idle */
 		atomic {
 			!lock ->
@@ -159,7 +191,7 @@ again:
 		};
 		atomic { spun = spins[w]; if :: spun -> spins[w] = false; spinning-- :: else fi };
 		if
-		:: spun && global != 0 ->
+		:: spun && WORK ->
 			acquire_p(w, p);
 			atomic { if :: p != NONE -> spins[w] = true; spinning++ :: else fi };
 			goto again
@@ -190,7 +222,10 @@ again:
 	atomic { spun = (spins[w] && spinning == 1); if :: spins[w] -> spins[w] = false; spinning-- :: else fi };
 	if :: spun -> wake_p(p, v) :: else fi;
 	atomic { p = 0; v = 0; spun = false; busy[w] = false };   /* the goroutine's own code */
-	busy[w] = true;
+	if
+	:: busy[w] = true
+	:: atomic { stuck < NSTUCK -> stuck++ }; false
+	fi;
 	goto again
 }
 
@@ -206,34 +241,33 @@ proctype producer()
 	od
 }
 
-#define TAKEABLE(p) (global != 0 && owner[p] != NONE && !busy[owner[p]])
+#define TAKEABLE(p) ((global != 0 || q[p] != 0) && owner[p] != NONE && !busy[owner[p]])
 
-inline pass_on(p, w, left)
+inline pass_on(p, w)
 {
-	atomic {
-		!lock ->
-		left = (global != 0);
-		if
-		:: left ->
-			hand_over(p, w, false);
-			if :: w != NONE -> left = false :: else -> give_idle(p) fi
-		:: else -> give_idle(p)
-		fi
-	};
-	atomic { if :: left -> wanted = true :: else fi; p = 0; w = 0; left = false }
+	atomic { !lock -> give_idle(p) };
+	if :: q[p] != 0 || global != 0 -> wake_p(p, w) :: else fi;
+	atomic { p = 0; w = 0 }
+}
+
+inline make(w)   /* under lock */
+{
+	w = 0;
+	do
+	:: w < NW && begun[w] -> w++
+	:: else -> break
+	od
 }
 
 proctype monitor()
 {
 	byte p, w;
-	bool left;
+	bool claimed;
 	do
 	:: wanted ->
 		wanted = false;
-#ifdef ALWAYS_MAKE
-		w = NONE;
-#else
-		atomic {   /* who has gone to sleep meanwhile */
+#ifdef MAKE_PLAIN
+		atomic {
 			!lock ->
 			w = NONE;
 			take_idle(p);
@@ -244,27 +278,57 @@ proctype monitor()
 			:: else
 			fi
 		};
-#endif
 		atomic {
 			!lock ->
 			if
-			:: w == NONE && !starting ->
-				w = 0;
-				do
-				:: w < NW && begun[w] -> w++
-				:: else -> break
-				od;
-				if :: w < NW -> starting = true; begun[w] = true :: else fi
+			:: w == NONE && !starting -> make(w); if :: w < NW -> starting = true; begun[w] = true :: else fi
 			:: else
 			fi;
 			p = 0; w = 0
 		}
-	:: atomic { TAKEABLE(0) -> p = 0; owner[0] = NONE }; pass_on(p, w, left)
+#else
+		atomic { claimed = (spinning == 0); if :: claimed -> spinning = 1 :: else fi };
+		if
+		:: claimed ->
+			atomic {
+				!lock ->
+				w = NONE;
+				take_idle(p);
+				if
+				:: p != NONE ->
+					hand_over(p, w, true);
+					if :: w == NONE -> give_idle(p) :: else fi
+				:: else
+				fi;
+				if
+				:: w == NONE && p != NONE ->
+					make(w);
+					if :: w < NW -> starting = true; spins[w] = true; begun[w] = true :: else -> w = NONE fi
+				:: else
+				fi
+			};
+			if
+			:: w == NONE ->
+				spinning--;
+#ifndef LEAVE_VAINLY
+				atomic { !lock -> w = 0; do :: w < NW && !listed[w] -> w++ :: else -> break od };
+				if
+				:: p == NONE || w < NW -> wake_p(p, w)
+				:: else -> if :: polling -> poke = true :: else fi
+				fi
+#endif
+			:: else
+			fi
+		:: else
+		fi;
+		atomic { p = 0; w = 0; claimed = false }
+#endif
+	:: atomic { TAKEABLE(0) -> p = 0; owner[0] = NONE }; pass_on(p, w)
 #if PS > 1
-	:: atomic { TAKEABLE(1) -> p = 1; owner[1] = NONE }; pass_on(p, w, left)
+	:: atomic { TAKEABLE(1) -> p = 1; owner[1] = NONE }; pass_on(p, w)
 #endif
 	:: timeout ->
-		assert(global == 0);
+		assert(!WORK);
 		break
 	od
 }
@@ -274,7 +338,11 @@ init
 	byte i;
 	atomic {
 		do
+#ifdef PREP
+		:: i < PS -> owner[i] = NONE; idle[i] = true; q[i] = 1; wanted = true; i++
+#else
 		:: i < PS -> owner[i] = NONE; idle[i] = true; i++
+#endif
 		:: else -> break
 		od;
 		i = 0;
