@@ -90,8 +90,7 @@ static void pass_on(struct p *p)
     sched_give_idle_p_locked(p);
     mutex_unlock(&sched.lock);
     fence_sc(); /* then the look; pairs with who parks, and finds that somebody polls */
-    if (!runq_is_empty(p) || load_rlx(&sched.nglobal) != 0 || netpoll_waiters() != 0 ||
-        timers_next() != INT64_MAX) {
+    if (!runq_is_empty(p) || load_rlx(&sched.nglobal) != 0 || sched_any_waits()) {
         sched_wake_p();
     }
 }
@@ -190,8 +189,10 @@ static void poll_late(int64_t now)
     struct gqueue ready = {0};
     if (now - load_rlx(&sched.polled_at) > POLL_NS) {
         store_rlx(&sched.polled_at, now);
+        store_sc(&sched.in_hand, true);
         sched_poll_and_timers(&ready);
         sched_ready_list(&ready);
+        store_sc(&sched.in_hand, false);
     }
 }
 

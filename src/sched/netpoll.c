@@ -26,7 +26,6 @@
 enum {
     BLOCK = 1024,
     BLOCKS_MAX = 1 << 13, /* 8 million descriptors */
-    EVENTS = 128,
     FULL_PAUSE_NS = 1000000,
     ALWAYS = POLLERR | POLLHUP | POLLNVAL,
 };
@@ -146,14 +145,17 @@ static void happened(struct gqueue *ready, int fd, uint32_t ask, int events)
     mutex_unlock(&l->lock);
 }
 
-bool netpoll(struct gqueue *ready, int64_t ns)
+void netpoll_wait(struct netpoll_events *events, int64_t ns)
 {
-    struct os_poll_event events[EVENTS];
-    int n = os_poll_wait(events, EVENTS, ns);
-    for (int i = 0; i < n; i++) {
-        happened(ready, events[i].fd, events[i].ask, events[i].events);
+    events->n = os_poll_wait(events->event, NETPOLL_EVENTS, ns);
+}
+
+void netpoll_take(struct gqueue *ready, const struct netpoll_events *events)
+{
+    for (int i = 0; i < events->n; i++) {
+        const struct os_poll_event *e = &events->event[i];
+        happened(ready, e->fd, e->ask, e->events);
     }
-    return n > 0;
 }
 
 /* -- waiting ----------------------------------------------------------------------------------- */

@@ -134,11 +134,14 @@ int loam_write_goroutines(int fd)
 
 /* -- all wait ---------------------------------------------------------------------------------- */
 
+/* Who polls may have begun when there was something to wait for. What is in no list of those that wait is in the monitor's
+ * hand, or in a queue: looked at in this order. */
 static bool all_wait_locked(void)
 {
-    return sched.nidle_workers == sched.nworkers && sched.starting == 0 && !sched_any_work() &&
+    uint32_t idle = sched.nidle_workers + (load_sc(&sched.polling) ? 1 : 0);
+    return idle == sched.nworkers && sched.starting == 0 &&
            (load_rlx(&sched.ngs) != 0 || load_rlx(&sched.waiting_threads) != 0) &&
-           netpoll_waiters() == 0 && timers_next() == INT64_MAX;
+           !sched_any_waits() && !load_sc(&sched.in_hand) && !sched_any_work();
 }
 
 /* No thread of the program could wake anybody: each of them waits for a goroutine. */

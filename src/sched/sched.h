@@ -127,7 +127,8 @@ struct sched {
     _Atomic bool polling;       /* a worker waits in the poll, or for the next timer */
     _Atomic int64_t poll_until; /* and until then; INT64_MAX: without end */
     _Atomic int64_t polled_at;
-    uint64_t mask[16]; /* signals of a worker */
+    _Atomic bool in_hand; /* the monitor takes goroutines from timers and descriptors to a queue */
+    uint64_t mask[16];          /* signals of a worker */
 };
 
 extern HIDDEN struct sched sched;
@@ -184,7 +185,7 @@ void sched_fork_child(struct m *self);
 bool sched_start(void); /* false and errno */
 _Noreturn COLD void sched_misuse(const char *what);
 
-enum { FAIR_TICKS = 61 }; /* Go's: so often the global queue comes first */
+enum { FAIR_TICKS = 61 };    /* Go's: so often the global queue comes first */
 
 /* -- worker.c ---------------------------------------------------------------------------------- */
 void worker_main(void *arg);
@@ -196,7 +197,8 @@ void sched_poll_and_timers(struct gqueue *ready);
 bool sched_acquire_p(struct worker *w); /* an idle one */
 void sched_wake_p(void);                /* there may be work for one more. [idle.last] */
 void sched_spin_in_vain(bool no_p);
-bool sched_any_work(void); /* in any queue */
+bool sched_any_work(void);  /* in any queue */
+bool sched_any_waits(void); /* for a time or a descriptor */
 /* Under sched.lock. One worker that sleeps gets P, and looks for work; false: none sleeps. */
 bool sched_hand_over_locked(struct p *p, bool spinning);
 /* The same with an idle P; *p is NULL if there is none. */
@@ -238,7 +240,7 @@ ALWAYS_INLINE struct g *gqueue_take(struct gqueue *q)
 /* -- stack.c ----------------------------------------------------------------------------------- */
 enum { STACK_DEFAULT_CLASS = 2 };                   /* 256 KiB */
 bool stack_class_for(size_t bytes, uint8_t *class); /* false: too much */
-bool stack_alloc(struct g *g, uint8_t class);       /* false: no memory or addresses */
+bool stack_alloc(struct g *g, uint8_t class); /* false: no memory or addresses */
 void stack_free(struct g *g);
 void stack_discard(struct g *g); /* all of it, it is not in use */
 /* g is claimed, its stack is live from sp on: how much has memory; of more than four times that, what is not used goes back. */
@@ -285,8 +287,14 @@ void timers_fork_child(void);
 
 /* -- netpoll.c --------------------------------------------------------------------------------- */
 uint32_t netpoll_waiters(void);
-int netpoll_open(void);                         /* 0, or an errno value */
-bool netpoll(struct gqueue *ready, int64_t ns); /* true: something happened */
+int netpoll_open(void); /* 0, or an errno value */
+enum { NETPOLL_EVENTS = 128 };
+struct netpoll_events {
+    struct os_poll_event event[NETPOLL_EVENTS];
+    int n;
+};
+void netpoll_wait(struct netpoll_events *events, int64_t ns); /* who waits is not yet woken */
+void netpoll_take(struct gqueue *ready, const struct netpoll_events *events);
 void netpoll_fork_child(void);
 
 /* -- gscan.c ----------------------------------------------------------------------------------- */

@@ -198,7 +198,9 @@ static void take_due(struct gqueue *ready)
 static void take_happened(struct gqueue *ready)
 {
     if (netpoll_waiters() != 0) {
-        (void)netpoll(ready, 0);
+        struct netpoll_events events;
+        netpoll_wait(&events, 0);
+        netpoll_take(ready, &events);
     }
 }
 
@@ -244,12 +246,12 @@ static void sleep_idle(struct worker *w)
     w->idle_next = sched.idle_workers;
     sched.idle_workers = w;
     sched.nidle_workers++;
-    bool last = sched.nidle_workers == sched.nworkers;
+    uint32_t awake = sched.nworkers - sched.nidle_workers;
     mutex_unlock(&sched.lock);
-    fence_sc(); /* [idle.last] */
+    fence_sc(); /* [idle.last]; and for the look at polling, as in become_poller */
     if (sched_any_work()) {
         sched_wake_p();
-    } else if (last) {
+    } else if (awake == 0 || (awake == 1 && load_rlx(&sched.polling))) {
         report_if_stuck();
     }
     wait_idle(w);
@@ -262,25 +264,48 @@ static void put_all(struct p *p, struct gqueue *ready)
     }
 }
 
-/* Wait for descriptors and times without a P. False: somebody else does. */
+bool sched_any_waits(void)
+{
+    return netpoll_waiters() != 0 || timers_next() != INT64_MAX;
+}
+
+/* w is to wait for descriptors and times. False: there are none, or somebody else does. */
+static bool become_poller(void)
+{
+    while (sched_any_waits()) {
+        bool nobody = false;
+        if (load_rlx(&sched.polling) || !cas_sc(&sched.polling, &nobody, true)) {
+            return false;
+        }
+        /* seq_cst: polling, then a look at what there is; pairs with sched_poke_poller: one of the two sees the other. */
+        fence_sc();
+        if (sched_any_waits()) {
+            return true;
+        }
+        /* Who waited does not any more. In the poll nobody would find out that all are asleep. */
+        store_sc(&sched.polling, false);
+        fence_sc(); /* and who has seen it meanwhile has left it to us to look once more */
+    }
+    return false;
+}
+
+/* Wait for descriptors and times without a P. While polling is set, w has no goroutine in its hands. */
 static bool wait_polling(struct worker *w)
 {
-    bool nobody = false;
-    if (load_rlx(&sched.polling) || !cas_sc(&sched.polling, &nobody, true)) {
+    if (!become_poller()) {
         return false;
     }
-    /* seq_cst: polling, then a look at the timers; pairs with sched_poke_poller: one of the two sees the other. */
-    fence_sc();
     int64_t until = timers_next();
     store_sc(&sched.poll_until, until);
     int64_t again = timers_next();
     until = again < until ? again : until; /* its starter may have seen an earlier poll_until */
     int64_t now = until == INT64_MAX ? 0 : os_nanotime();
     struct gqueue ready = {0};
+    struct netpoll_events events;
     struct m_wait wait;
     m_leave(w->m);
     m_begin_wait(w->m, &wait);
-    (void)netpoll(&ready, until == INT64_MAX ? -1 : until > now ? until - now : 0);
+    netpoll_wait(&events, until == INT64_MAX ? -1 : until > now ? until - now : 0);
     m_end_wait(w->m, &wait);
     m_enter(w->m);
     store_rlx(&sched.poll_until, INT64_MAX);
@@ -288,6 +313,7 @@ static bool wait_polling(struct worker *w)
     fence_sc(); /* then a look for a P; pairs with sched_wake_p, which gives one back and looks at polling */
     now = os_nanotime();
     store_rlx(&sched.polled_at, now);
+    netpoll_take(&ready, &events);
     (void)timers_take(&ready, now);
     if (sched_acquire_p(w)) {
         put_all(w->p, &ready);
@@ -337,7 +363,7 @@ static void go_idle(struct worker *w)
             return; /* or somebody else has it */
         }
     }
-    if ((netpoll_waiters() != 0 || timers_next() != INT64_MAX) && wait_polling(w)) {
+    if (wait_polling(w)) {
         return;
     }
     sleep_idle(w);

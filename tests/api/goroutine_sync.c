@@ -487,8 +487,12 @@ static void all_asleep(void)
         return;
     }
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        child_run(&c, cases[i].name, NULL, TEST_SANITIZED || emulated() ? 60 : 20);
-        expect_asleep(cases[i].name, &c, cases[i].says);
+        /* who waits for times and descriptors may be left over from what went on */
+        int times = strcmp(cases[i].name, "all_later") == 0 ? 20 : 1;
+        for (int k = 0; k < times; k++) {
+            child_run(&c, cases[i].name, NULL, TEST_SANITIZED || emulated() ? 60 : 20);
+            expect_asleep(cases[i].name, &c, cases[i].says);
+        }
     }
 }
 
