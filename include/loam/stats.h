@@ -1,4 +1,4 @@
-/* loam/stats.h - what the heap does: statistics.
+/* loam/stats.h - what the heap does: statistics and metrics.
  *
  * Names and meanings are Go's (runtime.MemStats). Any thread may call all of it at
  * any time, except from a signal handler. Sizes are bytes, times nanoseconds.
@@ -65,6 +65,51 @@ typedef struct loam_memstats {
 /* Fills *m, with figures of one moment. Cheap enough for every second; it waits for no thread. Aborts if m
  * is NULL. */
 LOAM_API void loam_read_memstats(loam_memstats *m);
+
+/* ---- Metrics, after Go's runtime/metrics ----
+ *
+ * Each figure has a name that ends in its unit, and a description; docs/metrics.md lists them. Names are Go's where the
+ * thing is the same. Programs that are to live long look a name up and do without it if it is not there. */
+
+typedef enum loam_metric_kind {
+    LOAM_METRIC_BAD, /* there is no metric of this name */
+    LOAM_METRIC_UINT64,
+    LOAM_METRIC_FLOAT64,
+    LOAM_METRIC_HISTOGRAM,
+} loam_metric_kind;
+
+typedef struct loam_metric_description {
+    const char *name;        /* "/gc/heap/live:bytes" */
+    const char *description; /* in English, a sentence or more */
+    loam_metric_kind kind;
+    bool cumulative; /* never falls */
+} loam_metric_description;
+
+enum { LOAM_HISTOGRAM_BUCKETS = 160 };
+
+/* counts[i] values were at least bounds[i] and less than bounds[i + 1]; bounds[buckets] may be infinite. */
+typedef struct loam_histogram {
+    size_t buckets;
+    uint64_t counts[LOAM_HISTOGRAM_BUCKETS];
+    double bounds[LOAM_HISTOGRAM_BUCKETS + 1];
+} loam_histogram;
+
+typedef struct loam_metric {
+    const char *name;          /* set by the caller */
+    loam_histogram *histogram; /* set by the caller: where a histogram goes; NULL: not wanted */
+    loam_metric_kind kind;     /* set by loam_read_metrics: what there is */
+    union {
+        uint64_t uint64;
+        double float64;
+    } value;
+} loam_metric;
+
+/* All metrics, by name; *all is valid for ever. Gives their number. */
+LOAM_API size_t loam_metric_descriptions(const loam_metric_description **all);
+
+/* Reads the named metrics, all at one time: what adds up in the descriptions adds up here. As cheap as
+ * loam_read_memstats. Aborts if metrics is NULL and n is not 0, or a name is NULL. */
+LOAM_API void loam_read_metrics(loam_metric *metrics, size_t n);
 
 #ifdef __cplusplus
 }

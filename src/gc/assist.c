@@ -55,6 +55,7 @@ static void count(struct m *m, int64_t took)
     add_rlx(&gc.assist_time, took);
     add_rlx(&m->assist_ns, (uint64_t)took);
     m_count_pause(m, took);
+    histogram_add(&gc.assists, took);
 }
 
 /* Marking on the caller's processor time; false: there was nothing to take. */

@@ -211,7 +211,9 @@ void gc_wait_progress(struct m *m, int64_t most_ns)
     int64_t waited = os_nanotime() - begin;
     m_end_wait(m, &wait);
     /* When the system gives it a processor again is not of our making. */
-    m_count_pause(m, waited < most_ns ? waited : most_ns);
+    waited = waited < most_ns ? waited : most_ns;
+    m_count_pause(m, waited);
+    histogram_add(&gc.waits, waited);
 }
 
 static void wake_markers(void)
@@ -507,8 +509,9 @@ static void cycle(void)
     sweep_in_background(); /* [sweep] */
     st->end = os_nanotime();
     store_rlx(&gc.last_end, st->end);
-    add_rlx(&gc.gc_cpu_total, os_thread_cputime() - cpu + load_rlx(&collector.dedicated_ns) +
-                                  st->assist_ns + st->idle_ns);
+    add_rlx(&gc.cpu.assist, st->assist_ns);
+    add_rlx(&gc.cpu.dedicated, os_thread_cputime() - cpu + load_rlx(&collector.dedicated_ns));
+    add_rlx(&gc.cpu.idle, st->idle_ns);
 }
 
 static bool forced(void)

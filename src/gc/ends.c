@@ -110,6 +110,7 @@ static struct {
     uint32_t limbo_gen;
     struct special *queue, *queue_last; /* to be run, oldest first; by prev */
     _Atomic uint32_t nqueued;
+    struct ends_counts counts;
     uint32_t cycle_gen; /* sweepgen while the present cycle marks */
     _Atomic uint64_t bytes;
 
@@ -334,6 +335,9 @@ static void ends_queue_locked(struct special *sp, enum special_kind kind)
         ends.queue = sp;
     }
     ends.queue_last = sp;
+    _Atomic uint64_t *queued = kind == SPECIAL_QUEUED_FINALIZER ? &ends.counts.finalizers_queued
+                                                                : &ends.counts.cleanups_queued;
+    add_rlx(queued, UINT64_C(1));
     add_rlx(&ends.nqueued, 1u); /* relaxed: the lock orders it; read for reports */
 }
 
@@ -391,9 +395,11 @@ static NOINLINE bool ends_run_one(struct m *m)
     }
     if (e.finalizer != NULL) {
         e.finalizer(e.obj, e.arg);
+        add_rlx(&ends.counts.finalizers_executed, UINT64_C(1));
     } else {
         /* An entry has one of the two: who registers it checks that. */
         e.cleanup(e.arg); /* NOLINT(clang-analyzer-core.CallAndMessage) */
+        add_rlx(&ends.counts.cleanups_executed, UINT64_C(1));
     }
     return true;
 }
@@ -1201,7 +1207,7 @@ uint64_t ends_bytes(void)
     return load_rlx(&ends.bytes);
 }
 
-uint64_t ends_queued(void)
+const struct ends_counts *ends_counts(void)
 {
-    return load_rlx(&ends.nqueued);
+    return &ends.counts;
 }

@@ -54,9 +54,12 @@ void *ends_ephemeron_value(struct m *m, const void *ephemeron);
 
 /* In the child, single-threaded. */
 void ends_fork_child(void);
-/* For reports: bytes of the system's that specials take (their index arrays are metaalloc's), and
- * finalizers and cleanups that wait to be run. */
+/* For reports: bytes of the system's that specials take (their index arrays are metaalloc's), and finalizers and cleanups
+ * since the start. */
 uint64_t ends_bytes(void);
-uint64_t ends_queued(void);
+struct ends_counts {
+    _Atomic uint64_t finalizers_queued, finalizers_executed, cleanups_queued, cleanups_executed;
+};
+const struct ends_counts *ends_counts(void);
 
 #endif

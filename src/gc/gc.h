@@ -141,8 +141,14 @@ struct gc {
         int64_t assist_ns, worker_ns, idle_ns;
         uint32_t rounds;
     } last;
-    _Atomic int64_t gc_cpu_total;                   /* ns the collector used since start */
-    _Atomic int64_t scavenge_assist_ns;             /* of allocators, for the memory limit */
+    struct gc_cpu { /* ns of processors' time since the start, of cycles that have ended */
+        _Atomic int64_t assist, dedicated, idle;
+    } cpu;
+    struct histogram assists;           /* marking stretches of allocators */
+    struct histogram waits;             /* of allocators, for a cycle to get on */
+    _Atomic uint32_t limited;           /* the last cycle with the CPU limiter on; 0: none */
+    _Atomic int64_t scavenge_assist_ns; /* of allocators, for the memory limit */
+    _Atomic int64_t scavenge_ns;        /* in the background */
     _Atomic uint64_t scavenged_bg, scavenged_eager; /* bytes given back since the start */
 };
 

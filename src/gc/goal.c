@@ -154,7 +154,9 @@ void gc_account_limiter(int64_t used_ns)
     mutex_lock(&gc.pacer_lock);
     pacer_limiter_account(&gc.limiter, gc_ns, all_ns > gc_ns ? all_ns - gc_ns : 0,
                           load_rlx(&gc.options.max_procs));
-    store_rlx(&gc.limiting, gc.limiter.limiting && load_rlx(&heap.limit) != UINT64_MAX);
+    bool limiting = gc.limiter.limiting && load_rlx(&heap.limit) != UINT64_MAX;
+    store_rlx(&gc.limiting, limiting);
+    store_rlx(&gc.limited, limiting ? load_rlx(&gc.started) : load_rlx(&gc.limited));
     mutex_unlock(&gc.pacer_lock);
 }
 

@@ -239,6 +239,7 @@ int64_t gc_scavenge_step(void)
            (took < WORK_NS || (done < scavenger.step && took < PERCENT_MOST * WORK_NS))) {
         size_t bytes = release_piece(&scavenger.at, !limited);
         if (bytes == 0) {
+            add_rlx(&gc.scavenge_ns, os_thread_cputime() - begin);
             return asleep(); /* the rest is in use, or dense */
         }
         have -= bytes < have ? bytes : have;
@@ -247,6 +248,7 @@ int64_t gc_scavenge_step(void)
         took = os_thread_cputime() - begin;
         limited = limited && beyond(background_limit()) != 0;
     }
+    add_rlx(&gc.scavenge_ns, took);
     int64_t worked = took < WORK_NS ? took : WORK_NS; /* what is above is not rested for */
     int64_t rest = worked * 100 / (PERCENT * load_rlx(&gc.options.max_procs)) - worked;
     rest = took == 0 || rest > FADE_NS ? FADE_NS : rest; /* took nothing: it waits for fade */

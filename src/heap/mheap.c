@@ -312,6 +312,7 @@ struct mspan *mheap_init_span(size_t pn, size_t npages, size_t scavenged, struct
     store_rlx(&s->scan_progress, (size_t)0);
     ASSERT(load_rlx(&s->list) == NULL);
     add_rlx(&heap.stats.heap_inuse, npages << PAGE_SHIFT);
+    add_rlx(&heap.stats.class_inuse[sc], npages << PAGE_SHIFT);
     add_rlx(&heap.stats.mspan_inuse, sizeof *s);
     return s;
 }
@@ -337,6 +338,7 @@ void mheap_free_span(struct mspan *s)
         store_rlx(&heap.descs[pn + i], (pagedesc)0); /* relaxed: nobody marks while spans die */
     }
     sub_rlx(&heap.stats.heap_inuse, npages << PAGE_SHIFT);
+    sub_rlx(&heap.stats.class_inuse[s->sizeclass], npages << PAGE_SHIFT);
     sub_rlx(&heap.stats.mspan_inuse, sizeof *s);
     mutex_lock(&heap.lock);
     pagealloc_free(mheap_pages_of(pn), pn, npages);

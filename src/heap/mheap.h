@@ -121,6 +121,7 @@ struct heap_stats {
     _Atomic uint64_t stack_bytes; /* memory of goroutines' stacks: sched/stack.c */
     _Atomic uint64_t large_alloc; /* bytes ever allocated as large objects */
     _Atomic uint64_t large_free;  /* bytes ever freed of these */
+    _Atomic uint64_t class_inuse[NUM_SIZE_CLASSES]; /* of heap_inuse, by size class; [0]: large */
 };
 
 struct mheap {

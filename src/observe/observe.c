@@ -38,7 +38,9 @@ static void cycle_ended(void)
 double observe_gc_cpu_fraction(void)
 {
     double all = (double)(os_nanotime() - observe.start) * load_rlx(&gc.options.max_procs);
-    double used = (double)load_rlx(&gc.gc_cpu_total); /* relaxed: a report */
+    /* relaxed: a report */
+    double used =
+        (double)(load_rlx(&gc.cpu.assist) + load_rlx(&gc.cpu.dedicated) + load_rlx(&gc.cpu.idle));
     if (observe.start == 0 || all <= 0 || used <= 0) {
         return 0;
     }

@@ -124,6 +124,10 @@ bool sched_claim_to_run(struct worker *w, struct g *g)
         sleeper_wake(g);
     }
     gscan_resume(w->m, g);
+    if (unlikely(g->ready_at != 0)) {
+        histogram_add(&sched.latencies, os_nanotime() - g->ready_at);
+        g->ready_at = 0;
+    }
     g->ran = true;
     store_rlx(&w->p->tick, load_rlx(&w->p->tick) + 1);
     store_rlx(&g->why, NULL);

@@ -48,6 +48,7 @@ struct g {
     uint32_t stack_pages; /* [stack.count] */
     uint8_t stack_class;
     uint8_t dead_cycles; /* ends of cycles since it ended */
+    int64_t ready_at;    /* when it was readied, of some; 0: of the others */
     bool ran;            /* since its stack was last looked at for what is not used any more */
     bool cold;           /* dead: its stack has no memory */
     _Atomic uint8_t parked_cycles; /* since it last ran or was touched; whoever has claimed it */
@@ -128,6 +129,7 @@ struct sched {
     _Atomic int64_t poll_until; /* and until then; INT64_MAX: without end */
     _Atomic int64_t polled_at;
     _Atomic bool in_hand; /* the monitor takes goroutines from timers and descriptors to a queue */
+    struct histogram latencies; /* from being readied to running, of some */
     uint64_t mask[16];          /* signals of a worker */
 };
 
@@ -185,6 +187,7 @@ void sched_fork_child(struct m *self);
 bool sched_start(void); /* false and errno */
 _Noreturn COLD void sched_misuse(const char *what);
 
+enum { LATENCY_TICKS = 64 }; /* of so many one is timed: a look at the clock is half of a switch */
 enum { FAIR_TICKS = 61 };    /* Go's: so often the global queue comes first */
 
 /* -- worker.c ---------------------------------------------------------------------------------- */
@@ -240,6 +243,7 @@ ALWAYS_INLINE struct g *gqueue_take(struct gqueue *q)
 /* -- stack.c ----------------------------------------------------------------------------------- */
 enum { STACK_DEFAULT_CLASS = 2 };                   /* 256 KiB */
 bool stack_class_for(size_t bytes, uint8_t *class); /* false: too much */
+size_t stack_default_bytes(void);
 bool stack_alloc(struct g *g, uint8_t class); /* false: no memory or addresses */
 void stack_free(struct g *g);
 void stack_discard(struct g *g); /* all of it, it is not in use */

@@ -63,6 +63,11 @@ static size_t class_bytes(uint8_t class)
     return class < HUGE_CLASS ? KIB(64) << class : (CHUNK_BYTES * 2) << (class - HUGE_CLASS);
 }
 
+size_t stack_default_bytes(void)
+{
+    return class_bytes(STACK_DEFAULT_CLASS);
+}
+
 bool stack_class_for(size_t bytes, uint8_t *class)
 {
     if (bytes == 0) {

@@ -162,9 +162,13 @@ void sched_ready(struct g *g)
 {
     struct worker *w = sched_worker();
     if (w == NULL || w->p == NULL) {
+        g->ready_at = os_nanotime();
         runq_put_global(g);
         fence_sc(); /* [idle.last] */
     } else {
+        if (unlikely(load_rlx(&w->p->tick) % LATENCY_TICKS == 0)) {
+            g->ready_at = os_nanotime();
+        }
         /* seq_cst: [idle.last] */
         struct g *old = xchg_sc(&w->p->next, g);
         if (old != NULL) {
@@ -180,6 +184,7 @@ void sched_ready_list(struct gqueue *ready)
         return;
     }
     uint32_t n = ready->n;
+    ready->head->ready_at = os_nanotime();
     runq_put_all_global(ready);
     *ready = (struct gqueue){0};
     fence_sc(); /* [idle.last] */

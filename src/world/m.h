@@ -5,6 +5,7 @@
 #ifndef WORLD_M_H
 #define WORLD_M_H
 
+#include "base/histogram.h"
 #include "heap/mcache.h"
 
 enum {

@@ -115,6 +115,7 @@ void m_count_pause(struct m *m, int64_t ns)
 {
     uint64_t t = ns > 0 ? (uint64_t)ns : 0;
     add_rlx(&m->pause_total_ns, t);
+    histogram_add(&world.pauses, ns);
     raise_rlx(&m->pause_max_ns, t);
 }
 
@@ -183,8 +184,11 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     } while (load_sc(&m->stop) != 0 || m_asked(m)); /* seq_cst: see answer_stop */
     m_lower(&m->deep);
     m_lower(&m->busy);
-    int64_t took = os_thread_cputime() - begin + stopped;
+    int64_t used = os_thread_cputime() - begin;
+    int64_t took = used + stopped;
     m_count_pause(m, took);
+    histogram_add(&world.answers, took);
+    add_rlx(&world.answer_cpu_ns, (uint64_t)(used > 0 ? used : 0));
     raise_rlx(&m->answer_max_ns, took > 0 ? (uint64_t)took : 0);
 }
 
@@ -791,7 +795,7 @@ void world_handshake(handshake_fn *fn, void (*posting)(void))
     }
     uint64_t took = (uint64_t)(os_nanotime() - begin);
     raise_rlx(&world.handshake_max_ns, took);
-    add_rlx(&world.handshake_count, UINT64_C(1));
+    histogram_add(&world.handshakes, (int64_t)took);
     mutex_unlock(&world.handshake_lock);
 }
 

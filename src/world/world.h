@@ -46,8 +46,11 @@ struct world {
     void (*fork_child)(bool whole);
     void (*delay)(int rarity); /* gcstress: a random delay at a protocol point, or NULL */
 
-    _Atomic uint64_t handshake_count;
     _Atomic uint64_t handshake_max_ns; /* longest from posting to the last answer, this cycle */
+    struct histogram handshakes;       /* from posting to the last answer */
+    struct histogram answers;          /* as a thread's processor time, or stop */
+    struct histogram pauses;           /* of all kinds: m_count_pause */
+    _Atomic uint64_t answer_cpu_ns;    /* processor time of all answers */
     int signo;                         /* of the handshake; fixed at first use */
 };
 
