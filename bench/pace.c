@@ -10,7 +10,8 @@
  *                 stacks globals            1 MiB of frames for each thread; 8 MiB of pointers in a table of the program
  *                 limit                     from a tenth of `-limit` MiB (256) to nine tenths, in nine steps, as fast as it goes
  * Measured    The longest operation, and the longest less what its thread waited for a processor meanwhile, as the system
- *             counts it (not in Go, whose threads are not what it schedules); MiB allocated in a second; resident memory at
+ *             counts it (not in Go, whose threads are not what it schedules); the longest stretch for which the collector kept
+ *             a thread from running, as it counts itself (not in Go, which counts its stops alone); MiB allocated in a second; resident memory at
  *             most, and as long as no more than 80 % of the limit was alive. pace.py reads the heap's own lines for the goal.
  * Twin        go/pace/main.go
  */
@@ -257,8 +258,11 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < nthreads; i++) {
         thread_start(&threads[i], worker_main, &workers[i]);
     }
+    static struct pause_log kept;
+    pause_log_take(&kept);
     uint64_t most = 0, most_at_80 = 0;
     for (double t = 0; t < 1; t = now_t()) {
+        pause_log_take(&kept);
         uint64_t bytes = resident_bytes();
         most = bytes > most ? bytes : most;
         if (live_mib(t) <= limit_mib * 0.8) {
@@ -266,6 +270,7 @@ int main(int argc, char **argv)
         }
         sleep_ns(20000000);
     }
+    pause_log_take(&kept);
     uint64_t longest = 0, longest_own = 0, bytes = 0, sum = 0;
     for (unsigned i = 0; i < nthreads; i++) {
         pthread_join(threads[i], NULL);
@@ -280,6 +285,9 @@ int main(int argc, char **argv)
     result_real("mib_per_s", (double)bytes / 1048576 / seconds);
     result_count("longest_ns", longest);
     result_count("longest_own_ns", longest_own);
+    if (!HEAP_IS_MANUAL) {
+        result_count("kept_ns", kept.pauses.max);
+    }
     result_count("resident_bytes", most);
     result_count("resident_at_80_bytes", most_at_80);
     result_end(sum);

@@ -73,6 +73,7 @@ def figures(runs, limited):
         f"{median([r[key] for r, _ in runs]) / 2**20:.0f}",
         P.time_text(median([r["longest_ns"] for r, _ in runs])),
         "-" if "longest_own_ns" not in runs[0][0] else P.time_text(median([r["longest_own_ns"] for r, _ in runs])),
+        "-" if "kept_ns" not in runs[0][0] else P.time_text(median([r["kept_ns"] for r, _ in runs])),
     ]
 
 
@@ -156,10 +157,11 @@ def main():
     programs = peers.build("pace")
     print(P.versions(peers) + "\n")
     print("Heap / goal at the end of marking: median (most). Resident: at most; with a limit of "
-          f"{LIMIT_MIB} MiB, while no more than 80 % of it was alive. The last column: less what its thread waited for a "
-          "processor meanwhile.\n")
-    print("| scenario | threads | peer | cycles | heap / goal | % CPU | MiB/s | resident MiB | longest operation | its own |")
-    print("|" + " --- |" * 10)
+          f"{LIMIT_MIB} MiB, while no more than 80 % of it was alive. Its own: less what its thread waited for a "
+          "processor meanwhile. Kept: the longest for which the collector says that it kept a thread from running.\n")
+    print("| scenario | threads | peer | cycles | heap / goal | % CPU | MiB/s | resident MiB | longest operation | its own "
+          "| kept |")
+    print("|" + " --- |" * 11)
     panels = []
     for scenario, threads in cases(scenarios):
         found = run(peers, programs, scenario, threads, args)

@@ -338,6 +338,7 @@ int loam_set_max_procs(int n)
     int old = load_rlx(&gc.options.max_procs);
     if (n >= 1) {
         store_rlx(&gc.options.max_procs, n); /* relaxed: a number */
+        (void)gc_count_processors();
         sched_set_procs(m, n);
     }
     return old;

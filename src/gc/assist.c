@@ -64,9 +64,10 @@ static bool mark_some(struct m *m)
     int64_t begin = os_thread_cputime();
     m_enter(m);
     int64_t done = (int64_t)gc_drain(&m->work, (uint64_t)m->assist_debt, os_nanotime() + ASSIST_NS);
-    m_leave(m);
+    int64_t took = os_thread_cputime() - begin;
+    m_leave(m); /* which may answer, and counts that itself */
     m->assist_debt -= done;
-    count(m, os_thread_cputime() - begin);
+    count(m, took);
     return done != 0;
 }
 

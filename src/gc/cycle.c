@@ -833,6 +833,7 @@ static void on_fork_child(bool whole)
         m->wbbuf.n = 0;
         m->work.head = m->work.tail = m->work.count = 0;
         m->assist_debt = 0;
+        m->stress_ticket = 0; /* nobody has asked for it here */
         store_rlx(&m->hold, 0u); /* a store that fills its buffer may be inside */
         if (m->cache.sweepgen != load_rlx(&heap.sweepgen)) {
             h_give_back(m, NULL); /* flipped, not yet answered */
@@ -852,6 +853,8 @@ static void on_fork_child(bool whole)
     store_rlx(&gc.forced, load_rlx(&gc.started));
     store_rlx(&gc.asked, load_rlx(&gc.started));
     gc_roots_fork_child();
+    memset(&gc.cpu, 0, sizeof gc.cpu);
+    store_rlx(&world.answer_cpu_ns, UINT64_C(0));
     gc_scavenge_fork_child();
     gc_pressure_fork_child();
     ends_fork_child();

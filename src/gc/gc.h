@@ -141,8 +141,12 @@ struct gc {
         int64_t assist_ns, worker_ns, idle_ns;
         uint32_t rounds;
     } last;
-    struct gc_cpu { /* ns of processors' time since the start, of cycles that have ended */
-        _Atomic int64_t assist, dedicated, idle;
+    struct gc_cpu { /* ns of processors' time since the start, or the fork that made this process */
+        _Atomic int64_t assist, dedicated, idle; /* of cycles that have ended */
+        int64_t limiter_used, limiter_all;       /* as accounted last; the collector's thread */
+        int64_t there,
+            there_at; /* what GOMAXPROCS processors could do, until then; under pacer_lock */
+        int there_procs;
     } cpu;
     struct histogram assists;           /* marking stretches of allocators */
     struct histogram waits;             /* of allocators, for a cycle to get on */
@@ -179,6 +183,7 @@ void gc_read_container(void);           /* GOMEMLIMIT=auto: what the limit is no
 uint64_t gc_must_stay(uint64_t marked); /* bytes, of what counts for the memory limit */
 void gc_follow_limit(struct m *m);      /* the heap has grown; not busy */
 void gc_account_limiter(int64_t used_ns);
+int64_t gc_count_processors(void); /* GOMAXPROCS has changed, or is asked for: ns there were */
 
 /* Live bytes that go before the next cycle finds out; never below zero. */
 ALWAYS_INLINE void gc_live_sub(uint64_t bytes)

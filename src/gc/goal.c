@@ -144,20 +144,34 @@ void gc_commit_goal(void)
  * memory limit the goal is kept, whatever that costs: who sets a low GOGC wants it so. */
 void gc_account_limiter(int64_t used_ns)
 {
-    static int64_t last_used, last_all;
     int64_t used = used_ns + load_rlx(&gc.scavenge_assist_ns);
     int64_t all = os_process_cputime();
-    int64_t gc_ns = used > last_used ? used - last_used : 0;
-    int64_t all_ns = all - last_all;
-    last_used = used;
-    last_all = all;
+    int64_t gc_ns = used > gc.cpu.limiter_used ? used - gc.cpu.limiter_used : 0;
+    int64_t all_ns = all - gc.cpu.limiter_all;
+    gc.cpu.limiter_used = used;
+    gc.cpu.limiter_all = all;
     mutex_lock(&gc.pacer_lock);
     pacer_limiter_account(&gc.limiter, gc_ns, all_ns > gc_ns ? all_ns - gc_ns : 0,
                           load_rlx(&gc.options.max_procs));
     bool limiting = gc.limiter.limiting && load_rlx(&heap.limit) != UINT64_MAX;
     store_rlx(&gc.limiting, limiting);
-    store_rlx(&gc.limited, limiting ? load_rlx(&gc.started) : load_rlx(&gc.limited));
+    if (limiting) { /* before a cycle begins it is that one's */
+        store_rlx(&gc.limited, load_rlx(&gc.started) + (load_acq(&gc.phase) == GC_OFF ? 1 : 0));
+    }
     mutex_unlock(&gc.pacer_lock);
+}
+
+int64_t gc_count_processors(void)
+{
+    mutex_lock(&gc.pacer_lock);
+    int64_t now = os_nanotime();
+    int64_t since = gc.cpu.there_at;
+    gc.cpu.there += since == 0 ? 0 : (now - since) * gc.cpu.there_procs;
+    gc.cpu.there_at = now;
+    gc.cpu.there_procs = load_rlx(&gc.options.max_procs);
+    int64_t there = gc.cpu.there;
+    mutex_unlock(&gc.pacer_lock);
+    return there;
 }
 
 /* -- settings ---------------------------------------------------------------------------------- */

@@ -142,17 +142,19 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     if (m_busy(m) != 0 || load_rlx(&gc.limiting)) {
         return;
     }
-    int64_t begin = os_thread_cputime();
+    int64_t took = 0;
     store_rlx(&heap.over_limit, false);
     uint64_t limit = load_rlx(&heap.limit);
     uint64_t excess = 1;
     for (size_t piece = 1; excess != 0 && piece != 0 && done < most; done += piece) {
         m_enter(m);
+        int64_t begin = os_thread_cputime();
         excess = beyond(limit);
         piece = excess != 0 ? release_piece(&at, false) : 0;
         if (excess != 0 && piece == 0) {
             sweep_some();
         }
+        took += os_thread_cputime() - begin;
         m_leave(m);
     }
     if (done >= most) {
@@ -161,7 +163,8 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
         wait_far_beyond(m, limit, excess);
     }
     add_rlx(&gc.scavenged_eager, (uint64_t)done);
-    add_rlx(&gc.scavenge_assist_ns, os_thread_cputime() - begin);
+    add_rlx(&gc.scavenge_assist_ns, took);
+    m_count_pause(m, took);
     gc_scavenge_wake();
 }
 
@@ -258,6 +261,8 @@ int64_t gc_scavenge_step(void)
 
 void gc_scavenge_fork_child(void)
 {
+    store_rlx(&gc.scavenge_assist_ns, INT64_C(0));
+    store_rlx(&gc.scavenge_ns, INT64_C(0));
     scavenger.fresh = true;
     store_rlx(&scavenger.awake, true);
 }

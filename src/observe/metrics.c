@@ -2,7 +2,7 @@
  *
  * Purpose     One table says what there is, what it means and where it is found; docs/metrics.md is made from it.
  * Model       All figures are read at once; a metric is a field of `figures`, or a histogram that is made from them.
- *             Sums are made of their parts.
+ *             Sums are made of their parts. In fork's child times and goroutines are counted from the fork.
  * Locking     as loam_read_memstats; gc.pacer_lock and sched.lock for a few words, observe.lock for what never falls.
  * From Go     runtime/metrics (metrics.go, description.go). Differs: nothing stops the world, so its stops are stretches in
  *             which a thread was kept from running; processors' time is the system's, not an estimate.
@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <loam/stats.h>
 
@@ -103,9 +104,13 @@ static void read_cpu(struct figures *f)
     int64_t collected = assist + dedicated + idle_marking + answers;
     int64_t scavenged = scavenge_assist + scavenge_background;
 
+    int64_t there = gc_count_processors();
     mutex_lock(&observe.lock);
     int64_t user = os_process_cputime() - collected - scavenged;
-    int64_t there = (os_nanotime() - observe.start) * load_rlx(&gc.options.max_procs);
+    if (observe.pid != getpid()) { /* forked: as the system's, the times begin anew */
+        observe.pid = getpid();
+        observe.user_ns = observe.idle_ns = 0;
+    }
     observe.user_ns = user > observe.user_ns ? user : observe.user_ns;
     int64_t idle = there - observe.user_ns - collected - scavenged;
     observe.idle_ns = idle > observe.idle_ns ? idle : observe.idle_ns;
@@ -138,11 +143,11 @@ static void read_scheduler(struct figures *f)
         return;
     }
     mutex_lock(&sched.lock);
-    uint32_t running = (uint32_t)load_rlx(&sched.procs) - load_rlx(&sched.nidle_ps);
+    uint64_t running = less((uint64_t)load_rlx(&sched.procs), load_rlx(&sched.nidle_ps));
     uint64_t at_work = sched.nworkers - sched.nidle_workers;
     f->runnable = sched.global.n;
     mutex_unlock(&sched.lock);
-    for (int i = 0; i < load_rlx(&sched.procs); i++) {
+    for (int i = 0; i < load_rlx(&sched.most_procs); i++) {
         const struct p *p = &sched.ps[i];
         uint32_t head = load_rlx(&p->head);
         f->runnable += (load_rlx(&p->tail) - head) % (2 * RUNQ_SLOTS) +

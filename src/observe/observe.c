@@ -51,6 +51,7 @@ void observe_init(void)
 {
     if (observe.start == 0) {
         observe.start = os_nanotime();
+        (void)gc_count_processors();
     }
     gc.cycle_ended = cycle_ended;
 }

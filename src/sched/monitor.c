@@ -22,14 +22,18 @@ enum {
     SLOW_NS = 5000000, /* and when nothing happens: half of Go's, so that nobody waits for 20 ms */
     QUICK_LOOKS = 50,
     ASK_NS = 200000, /* so long after it came there the kernel is asked whether a worker sleeps */
+    RETRY_MOST_NS = 1000000000,
     POLL_NS = 10000000, /* descriptors are looked at so often, whatever runs */
 };
 
 static struct {
     _Atomic uint32_t word; /* futex */
     _Atomic bool asleep;
-    _Atomic bool wanted; /* a worker is */
-    _Atomic bool ended;  /* a thread has: perhaps it was the last that could wake anybody */
+    _Atomic bool wanted;  /* a worker is */
+    _Atomic bool ended;   /* a thread has: perhaps it was the last that could wake anybody */
+    _Atomic bool refused; /* a worker could not be made */
+    /* Its own. */
+    int64_t retry_at, retry_ns; /* 0: none was refused */
 } monitor;
 
 static void wake(void)
@@ -161,6 +165,7 @@ static void make_worker(void)
     int err = unused == NULL ? ENOMEM : os_thread_start(worker_main, unused, "loam-worker");
     if (err == 0) {
         unused = NULL;
+        monitor.retry_ns = 0;
     } else {
         worker_start_failed();
         if (!warned) {
@@ -168,6 +173,31 @@ static void make_worker(void)
             warnf("a thread for goroutines cannot be made (error %d); those that there are go on",
                   err);
         }
+    }
+}
+
+void monitor_worker_refused(void)
+{
+    store_rlx(&monitor.refused, true);
+    wake();
+}
+
+/* As long as a worker is wanted that could not be made, it is tried again. */
+static void look_for_refusal(void)
+{
+    if (xchg_acqrel(&monitor.refused, false)) {
+        monitor.retry_ns = monitor.retry_ns == 0 ? SLOW_NS : monitor.retry_ns * 2;
+        monitor.retry_ns = monitor.retry_ns < RETRY_MOST_NS ? monitor.retry_ns : RETRY_MOST_NS;
+        monitor.retry_at = os_nanotime() + monitor.retry_ns;
+    }
+    if (monitor.retry_at == 0) {
+        return;
+    }
+    if (load_sc(&sched.nidle_ps) == 0 || (!sched_any_work() && !sched_any_waits())) {
+        monitor.retry_at = monitor.retry_ns = 0; /* nobody wants it any more, or there is one */
+    } else if (os_nanotime() >= monitor.retry_at) {
+        monitor.retry_at = 0; /* a refusal says so again */
+        store_rlx(&monitor.wanted, true);
     }
 }
 
@@ -193,6 +223,10 @@ static void poll_late(int64_t now)
         sched_poll_and_timers(&ready);
         sched_ready_list(&ready);
         store_sc(&sched.in_hand, false);
+        fence_sc();
+        if (load_rlx(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs)) {
+            report_if_stuck(); /* who went to sleep meanwhile left it to us */
+        }
     }
 }
 
@@ -208,11 +242,13 @@ void monitor_main(void *arg)
         if (xchg_acqrel(&monitor.wanted, false)) {
             make_worker();
         }
+        look_for_refusal();
         if (xchg_acqrel(&monitor.ended, false)) {
             os_sleep_ns(SLOW_NS); /* until it is gone */
             report_if_stuck();
         }
-        if (load_rlx(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs)) {
+        if (load_rlx(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs) &&
+            monitor.retry_at == 0) {
             sleep_deeply(seen);
             pause = until_look = QUICK_NS;
             quiet = 0;
@@ -224,7 +260,7 @@ void monitor_main(void *arg)
         int64_t now = os_nanotime();
         int64_t next = INT64_MAX;
         bool did = false;
-        for (int i = 0; i < load_rlx(&sched.procs); i++) {
+        for (int i = 0; i < load_rlx(&sched.most_procs); i++) {
             did = retake(&sched.ps[i], now, &next) || did;
         }
         poll_late(now);

@@ -138,10 +138,18 @@ int loam_write_goroutines(int fd)
  * hand, or in a queue: looked at in this order. */
 static bool all_wait_locked(void)
 {
-    uint32_t idle = sched.nidle_workers + (load_sc(&sched.polling) ? 1 : 0);
-    return idle == sched.nworkers && sched.starting == 0 &&
-           (load_rlx(&sched.ngs) != 0 || load_rlx(&sched.waiting_threads) != 0) &&
-           !sched_any_waits() && !load_sc(&sched.in_hand) && !sched_any_work();
+    bool polls = load_sc(&sched.polling);
+    if (sched.nidle_workers + (polls ? 1 : 0) != sched.nworkers || sched.starting != 0 ||
+        (load_rlx(&sched.ngs) == 0 && load_rlx(&sched.waiting_threads) == 0) || sched_any_waits()) {
+        return false;
+    }
+    fence_acq(); /* who has taken what waited has said so before */
+    if (load_sc(&sched.in_hand) || sched_any_work()) {
+        return false;
+    }
+    fence_acq();
+    /* The same poller: with a goroutine in its hand it does not get back there without sched.lock. */
+    return load_sc(&sched.polling) == polls;
 }
 
 /* No thread of the program could wake anybody: each of them waits for a goroutine. */

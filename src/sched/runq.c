@@ -91,7 +91,7 @@ static struct g *steal_from(struct p *p, struct p *victim, bool next_too)
 
 struct g *runq_steal(struct worker *w)
 {
-    int n = load_rlx(&sched.procs);
+    int n = load_rlx(&sched.most_procs);
     for (int round = 0; round < STEAL_ROUNDS; round++) {
         uint32_t from = (uint32_t)(rng_next(&w->p->rng) >> 33);
         for (int i = 0; i < n; i++) {

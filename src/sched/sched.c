@@ -146,6 +146,7 @@ static bool make_ps(void)
     sched.max_ps = n;
     int procs = load_rlx(&gc.options.max_procs);
     store_rlx(&sched.procs, procs < n ? procs : n);
+    store_rlx(&sched.most_procs, load_rlx(&sched.procs));
     for (int i = 0; i < n; i++) {
         sched.ps[i].id = (uint32_t)i;
         sched.ps[i].rng = (uint64_t)i * UINT64_C(0x9E3779B97F4A7C15) + 1;
@@ -666,7 +667,8 @@ void sched_set_procs(struct m *m, int n)
     mutex_lock(&sched.lock);
     n = n < sched.max_ps ? n : sched.max_ps;
     store_rlx(&sched.procs, n);
-    /* Those beyond are found out when they are next looked at. */
+    store_rlx(&sched.most_procs, n > load_rlx(&sched.most_procs) ? n : load_rlx(&sched.most_procs));
+    sched_retire_idle_ps_locked(); /* the others are found out when they are next looked at */
     for (int i = 0; i < n; i++) {
         if (sched.ps[i].retired) {
             sched.ps[i].retired = false;

@@ -124,6 +124,8 @@ struct sched {
     struct p *ps;
     int max_ps;        /* entries of ps */
     _Atomic int procs; /* of these in use */
+    _Atomic int
+        most_procs; /* the most there ever were: who is not in use any more may still have a queue */
     _Atomic bool started;
     _Atomic bool polling;       /* a worker waits in the poll, or for the next timer */
     _Atomic int64_t poll_until; /* and until then; INT64_MAX: without end */
@@ -206,14 +208,16 @@ bool sched_any_waits(void); /* for a time or a descriptor */
 bool sched_hand_over_locked(struct p *p, bool spinning);
 /* The same with an idle P; *p is NULL if there is none. */
 bool sched_hand_idle_over_locked(struct p **p, bool spinning);
-void sched_give_idle_p_locked(struct p *p);
-void gfree_put_locked(struct g *g); /* ended goroutines beyond what Ps keep */
+void sched_give_idle_p_locked(struct p *p); /* or it retires, and its queue is the global one's */
+void sched_retire_idle_ps_locked(void);     /* GOMAXPROCS was lowered */
+void gfree_put_locked(struct g *g);         /* ended goroutines beyond what Ps keep */
 struct g *gfree_take_locked(void);
 
 /* -- monitor.c --------------------------------------------------------------------------------- */
 void monitor_main(void *arg);
 void monitor_p_taken(void); /* a P that was idle is in use */
 void monitor_want_worker(void);
+void monitor_worker_refused(void);
 void sched_thread_ended(struct m *m); /* under world.lock, at any moment */
 void monitor_fork_child(void);
 

@@ -46,12 +46,43 @@ static struct p *take_idle_p_locked(void)
     return p;
 }
 
+static void retire_locked(struct p *p)
+{
+    for (struct g *g; (g = runq_take_next(p)) != NULL || (g = runq_take(p)) != NULL;) {
+        gqueue_put(&sched.global, g);
+    }
+    store_rlx(&sched.nglobal, sched.global.n);
+    while (p->free != NULL) {
+        struct g *g = p->free;
+        p->free = g->next;
+        gfree_put_locked(g);
+    }
+    p->nfree = 0;
+    p->retired = true;
+}
+
 void sched_give_idle_p_locked(struct p *p)
 {
     store_rel(&p->owner, NULL); /* release: its queue and lists; pairs with own_p */
+    if (unlikely(p->id >= (uint32_t)load_rlx(&sched.procs))) {
+        retire_locked(p);
+        return;
+    }
     p->idle_next = sched.idle_ps;
     sched.idle_ps = p;
     add_rlx(&sched.nidle_ps, 1u); /* ordered by the lock, and by the fence of who goes to sleep */
+}
+
+void sched_retire_idle_ps_locked(void)
+{
+    struct p *idle = sched.idle_ps;
+    sched.idle_ps = NULL;
+    store_rlx(&sched.nidle_ps, 0u);
+    while (idle != NULL) {
+        struct p *p = idle;
+        idle = p->idle_next;
+        sched_give_idle_p_locked(p);
+    }
 }
 
 static void own_p(struct worker *w, struct p *p)
@@ -94,12 +125,11 @@ bool sched_hand_over_locked(struct p *p, bool spinning)
 
 bool sched_hand_idle_over_locked(struct p **p, bool spinning)
 {
-    *p = take_idle_p_locked();
-    bool done = *p != NULL && sched_hand_over_locked(*p, spinning);
-    if (*p != NULL && !done) {
-        sched_give_idle_p_locked(*p);
+    *p = sched.idle_ps;
+    if (*p == NULL || sched.idle_workers == NULL) {
+        return false; /* not taken for a moment: who comes from the poll just then would find none */
     }
-    return done;
+    return sched_hand_over_locked(take_idle_p_locked(), spinning);
 }
 
 /* There may be work for one more. [idle.last] */
@@ -222,7 +252,7 @@ bool sched_any_work(void)
     if (load_rlx(&sched.nglobal) != 0) {
         return true;
     }
-    int n = load_rlx(&sched.procs);
+    int n = load_rlx(&sched.most_procs);
     for (int i = 0; i < n; i++) {
         if (!runq_is_empty(&sched.ps[i])) {
             return true;
@@ -355,18 +385,18 @@ static void go_idle(struct worker *w)
     w->p = NULL;
     mutex_unlock(&sched.lock);
     fence_sc(); /* then a look at polling; pairs with wait_polling */
-    /* Who has not looked at others' queues, for so many do, has left them to these; and may not come back for what he then
-     * does not look at: in a world that is being stopped he would turn in circles, busy. */
+    /* Who comes back for a queue spins, that is, looks at all of them: else he would turn in circles. So does who has not
+     * spun, and left the queues to others: they may have been none that look (sched_spin_in_vain). */
     if (w->spinning) {
         stop_spinning(w, false);
         fence_sc(); /* [idle.last] */
-        if (sched_any_work()) {
-            if (sched_acquire_p(w)) {
-                w->spinning = true;
-                add_acqrel(&sched.spinning, 1u);
-            }
-            return; /* or somebody else has it */
+    }
+    if (sched_any_work()) {
+        if (sched_acquire_p(w)) {
+            w->spinning = true;
+            add_acqrel(&sched.spinning, 1u);
         }
+        return; /* or somebody else has it */
     }
     if (wait_polling(w)) {
         return;
@@ -381,22 +411,14 @@ static bool is_retired(struct worker *w)
     if (likely(p->id < (uint32_t)load_rlx(&sched.procs))) {
         return false;
     }
-    struct gqueue q = {0};
-    for (struct g *g; (g = runq_take_next(p)) != NULL || (g = runq_take(p)) != NULL;) {
-        gqueue_put(&q, g);
-    }
     w->p = NULL;
     mutex_lock(&sched.lock);
-    while (p->free != NULL) {
-        struct g *g = p->free;
-        p->free = g->next;
-        gfree_put_locked(g);
-    }
-    p->nfree = 0;
-    p->retired = true;
-    store_rel(&p->owner, NULL);
+    sched_give_idle_p_locked(p); /* idle, if GOMAXPROCS was raised meanwhile */
     mutex_unlock(&sched.lock);
-    sched_ready_list(&q);
+    fence_sc(); /* [idle.last] */
+    if (sched_any_work()) {
+        sched_wake_p();
+    }
     return true;
 }
 
@@ -473,7 +495,7 @@ static _Noreturn void worker_loop(struct worker *w)
     }
 }
 
-/* What was left to it goes to one that has gone to sleep meanwhile, or waits until one does. */
+/* What was left to it goes to one that has gone to sleep meanwhile, or the monitor tries again. */
 void worker_start_failed(void)
 {
     struct p *p;
@@ -481,6 +503,7 @@ void worker_start_failed(void)
     sched.starting--;
     bool handed = sched_hand_idle_over_locked(&p, true);
     mutex_unlock(&sched.lock);
+    monitor_worker_refused();
     if (!handed) {
         sched_spin_in_vain(p == NULL);
     }

@@ -766,6 +766,7 @@ static void alive_with_a_parked_receiver(void)
         static struct crew crew;
         LOAM_SET(weak_chan, NULL);
         crew_start(&crew, (enum where)where, hold_the_channel, NULL);
+        PARK_UNTIL(20, __atomic_load_n(&weak_chan, __ATOMIC_SEQ_CST) != NULL);
         loam_sleep(MILLISECONDS(20));
         for (int i = 0; i < 3; i++) {
             scrub_stack();

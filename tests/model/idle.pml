@@ -7,9 +7,12 @@
  * where its counters are read without it meanwhile. [p.retake] is taken as shown: who is busy knows whether it has a P.
  *
  * Options  PREP        begins with a goroutine in the queue of each P, none of them a worker's
+ *          PREP_STUCK  begins with a worker that never comes back and has a goroutine in the queue of its P; another one has the
+ *                      second P; no more can be made
  *          POLL        workers without work wait in the poll, which an event ends at any time
  * Unsafe   SLEEP_BLIND who sleeps does not look at the queues once more after it can be found
  *          WAKE_ONCE   who claimed the spinning and found the P gone does not look again
+ *          POLL_BLIND  who has left others' queues to one who spins does not look at them before he polls
  *          LEAVE_VAINLY the monitor has claimed the spinning, can make no worker, and does not look again
  *          MAKE_PLAIN  a worker that is made does not spin, so that it may find work without a look for more
  */
@@ -28,6 +31,9 @@
 #ifndef NBEGUN
 #define NBEGUN NW
 #endif
+#ifndef EVENTS
+#define EVENTS 2
+#endif
 #ifndef NSTUCK
 #define NSTUCK 0
 #endif
@@ -44,8 +50,8 @@ byte owner[PS];   /* 255: nobody's */
 bool idle[PS];    /* in the list of idle Ps */
 byte wp[NW];      /* the P that a worker takes for its own */
 bool busy[NW], spins[NW], woken[NW], listed[NW], begun[NW];
-bool lock, wanted, starting, polling, poke;
-byte events = 2;
+bool wanted, starting, polling, poke;
+byte events = EVENTS;
 
 inline take_idle(p)   /* under lock */
 {
@@ -71,8 +77,8 @@ inline own(w, p)
 	wp[w] = p; owner[p] = w
 }
 
-/* Under lock; w is NONE if nobody sleeps. */
-inline hand_over(p, w, spin)
+/* Under lock: an idle P to who sleeps. p is NONE if there is no P, w if nobody sleeps. */
+inline hand_idle_over(p, w, spin)
 {
 	w = 0;
 	do
@@ -80,8 +86,8 @@ inline hand_over(p, w, spin)
 	:: else -> break
 	od;
 	if
-	:: w < NW -> listed[w] = false; spins[w] = spin; own(w, p); woken[w] = true
-	:: else -> w = NONE
+	:: w < NW && nidle != 0 -> take_idle(p); listed[w] = false; spins[w] = spin; own(w, p); woken[w] = true
+	:: else -> p = (nidle != 0 -> 0 : NONE); w = NONE
 	fi
 }
 
@@ -91,17 +97,7 @@ inline wake_p(p, w)
 	:: nidle == 0 -> break
 	:: else ->
 		atomic { if :: spinning != 0 -> break :: else -> spinning = 1 fi };
-		atomic { !lock -> lock = true; take_idle(p) };
-		atomic {
-			w = NONE;
-			if
-			:: p != NONE ->
-				hand_over(p, w, true);
-				if :: w == NONE -> give_idle(p) :: else fi
-			:: else
-			fi;
-			lock = false
-		};
+		atomic { hand_idle_over(p, w, true) };
 		if :: w != NONE -> break :: else fi;
 		spinning--;
 		if
@@ -120,13 +116,13 @@ inline acquire_p(w, p)
 {
 	if
 	:: atomic { nidle == 0 -> p = NONE }
-	:: else -> atomic { !lock -> take_idle(p); if :: p != NONE -> own(w, p) :: else fi }
+	:: else -> atomic { take_idle(p); if :: p != NONE -> own(w, p) :: else fi }
 	fi
 }
 
 inline sleep_idle(w, p, v)
 {
-	atomic { !lock -> woken[w] = false; listed[w] = true };
+	atomic { woken[w] = false; listed[w] = true };
 #ifndef SLEEP_BLIND
 	if :: WORK -> wake_p(p, v) :: else fi;
 #endif
@@ -138,7 +134,7 @@ proctype worker(byte w)
 {
 	byte p, v;
 	bool spun;
-	atomic { begun[w] && !lock -> busy[w] = true; starting = false };
+	atomic { begun[w] -> busy[w] = true; starting = false };
 again:
 	atomic { p = 0; v = 0; spun = false; if :: wp[w] != NONE && owner[wp[w]] != w -> wp[w] = NONE :: else fi };
 	if
@@ -158,7 +154,6 @@ again:
 	if
 	:: !spun ->
 		atomic {
-			!lock ->
 			if
 			:: global != 0 ->
 				global--; spun = true;
@@ -172,7 +167,7 @@ again:
 	:: !spun ->
 		if
 		:: atomic { !spins[w] -> spins[w] = true; spinning++ }
-		:: true
+		:: spinning != 0
 		fi;
 #if PS > 1
 		atomic { if :: spins[w] && q[1 - wp[w]] != 0 -> q[1 - wp[w]]--; spun = true :: else fi }
@@ -183,7 +178,6 @@ again:
 	:: !spun ->
 		/* go_idle */
 		atomic {
-			!lock ->
 			if
 			:: global != 0 -> goto again
 			:: else -> p = wp[w]; give_idle(p); wp[w] = NONE
@@ -191,7 +185,11 @@ again:
 		};
 		atomic { spun = spins[w]; if :: spun -> spins[w] = false; spinning-- :: else fi };
 		if
+#ifdef POLL_BLIND
 		:: spun && WORK ->
+#else
+		:: WORK ->
+#endif
 			acquire_p(w, p);
 			atomic { if :: p != NONE -> spins[w] = true; spinning++ :: else fi };
 			goto again
@@ -200,6 +198,13 @@ again:
 #ifdef POLL
 		spun = false;
 		atomic { if :: !polling -> polling = true; spun = true :: else fi };
+		if
+		:: spun ->   /* there is nothing to wait for any more */
+			polling = false;
+			spun = false
+		:: spun
+		:: else
+		fi;
 		if
 		:: spun ->
 			busy[w] = false;
@@ -234,7 +239,7 @@ proctype producer()
 	byte i, p, w;
 	do
 	:: i < K ->
-		atomic { !lock -> global++ };
+		atomic { global++ };
 		wake_p(p, w);
 		atomic { p = 0; w = 0; i++ }
 	:: else -> break
@@ -245,7 +250,7 @@ proctype producer()
 
 inline pass_on(p, w)
 {
-	atomic { !lock -> give_idle(p) };
+	atomic { give_idle(p) };
 	if :: q[p] != 0 || global != 0 -> wake_p(p, w) :: else fi;
 	atomic { p = 0; w = 0 }
 }
@@ -268,18 +273,9 @@ proctype monitor()
 		wanted = false;
 #ifdef MAKE_PLAIN
 		atomic {
-			!lock ->
-			w = NONE;
-			take_idle(p);
-			if
-			:: p != NONE ->
-				hand_over(p, w, false);
-				if :: w == NONE -> give_idle(p) :: else fi
-			:: else
-			fi
+			hand_idle_over(p, w, false)
 		};
 		atomic {
-			!lock ->
 			if
 			:: w == NONE && !starting -> make(w); if :: w < NW -> starting = true; begun[w] = true :: else fi
 			:: else
@@ -291,15 +287,7 @@ proctype monitor()
 		if
 		:: claimed ->
 			atomic {
-				!lock ->
-				w = NONE;
-				take_idle(p);
-				if
-				:: p != NONE ->
-					hand_over(p, w, true);
-					if :: w == NONE -> give_idle(p) :: else fi
-				:: else
-				fi;
+				hand_idle_over(p, w, true);
 				if
 				:: w == NONE && p != NONE ->
 					make(w);
@@ -311,7 +299,7 @@ proctype monitor()
 			:: w == NONE ->
 				spinning--;
 #ifndef LEAVE_VAINLY
-				atomic { !lock -> w = 0; do :: w < NW && !listed[w] -> w++ :: else -> break od };
+				atomic { w = 0; do :: w < NW && !listed[w] -> w++ :: else -> break od };
 				if
 				:: p == NONE || w < NW -> wake_p(p, w)
 				:: else -> if :: polling -> poke = true :: else fi
@@ -337,6 +325,12 @@ init
 {
 	byte i;
 	atomic {
+#ifdef PREP_STUCK
+		nidle = 0; stuck = 1; wanted = true;
+		owner[0] = 1; q[0] = 1; wp[1] = 0; begun[1] = true;
+		owner[1] = 0; wp[0] = 1; begun[0] = true;
+		run worker(0);
+#else
 		do
 #ifdef PREP
 		:: i < PS -> owner[i] = NONE; idle[i] = true; q[i] = 1; wanted = true; i++
@@ -350,6 +344,7 @@ init
 		:: i < NW -> wp[i] = NONE; begun[i] = (i < NBEGUN); run worker(i); i++
 		:: else -> break
 		od;
+#endif
 		i = 0;
 		do
 		:: i < NPROD -> run producer(); i++

@@ -99,12 +99,14 @@ black-and-scan-merged|long|safe|-DNS=1 -DSPS=2 -DNL0=1 -DSEQ -DMERGE_BLACK_SCAN
 no-work-is-left|options|safe|-DIDLE -DNPROD=1 -DK=2
 who-sleeps-does-not-look|variants|unsafe|-DIDLE -DK=1 -DSLEEP_BLIND
 who-found-no-processor-does-not-look|variants|unsafe|-DIDLE -DK=1 -DWAKE_ONCE
+poller-does-not-look-at-queues|variants|unsafe|-DIDLE -DPREP_STUCK -DPOLL -DEVENTS=0 -DNPROD=0 -DPS=2 -DPOLL_BLIND
+poller-looks-at-queues|options|safe|-DIDLE -DPREP_STUCK -DPOLL -DEVENTS=0 -DNPROD=0 -DPS=2
 spun-in-vain-does-not-look|variants|unsafe|-DIDLE -DK=1 -DLEAVE_VAINLY
 made-worker-does-not-spin|variants|unsafe|-DIDLE -DPREP -DNPROD=0 -DPS=2 -DNW=3 -DNBEGUN=0 -DNSTUCK=1 -DMAKE_PLAIN
 no-work-is-left-in-queues|options|safe|-DIDLE -DPREP -DNPROD=0 -DPS=2 -DNW=3 -DNBEGUN=0 -DNSTUCK=1
 no-work-is-left-with-some-stuck|options|safe|-DIDLE -DNPROD=1 -DK=2 -DNBEGUN=0 -DNSTUCK=1
 no-work-is-left-by-two|long|safe|-DIDLE -DCOLLAPSE -DNPROD=2 -DK=1
-no-work-is-left-polling|long|safe|-DIDLE -DCOLLAPSE -DNPROD=1 -DK=2 -DPOLL
+no-work-is-left-polling|long|safe|-DIDLE -DCOLLAPSE -DNPROD=1 -DK=1 -DPOLL
 no-work-is-left-two-processors|long|safe|-DIDLE -DCOLLAPSE -DNPROD=1 -DK=2 -DPS=2"
 
 common="-w -DMEMLIM=3900 -DVECTORSZ=160 -include stddef.h"

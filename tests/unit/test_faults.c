@@ -1,7 +1,7 @@
 /* test_faults.c - the system refuses the Nth call, for every N.
  *
  * Claim   Whatever call of the system is refused (once, or that one and all later ones), every step of
- *         a scenario succeeds or says NULL, -1 or 0 with ENOMEM or EAGAIN; nothing aborts or hangs;
+ *         a scenario succeeds or says NULL, -1 or 0 with ENOMEM, EAGAIN or EMFILE; nothing aborts or hangs;
  *         when the system gives again, the same scenario succeeds, what was there before and what
  *         succeeded meanwhile is intact, and the heap's own check holds.
  * Oracle  a list of objects whose contents are known, made before; patterns in what is made meanwhile.
@@ -30,6 +30,8 @@
 
 #include <cmocka.h>
 
+#include <loam/sched.h>
+
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 
 enum { NOT_REACHED = 10, REACHED = 11, BROKEN = 12 }; /* exit status of a child */
@@ -51,7 +53,7 @@ static _Atomic int refused; /* steps of the scenario that did not succeed */
 static bool step(bool ok, const char *what)
 {
     if (!ok) {
-        if (errno != ENOMEM && errno != EAGAIN) {
+        if (errno != ENOMEM && errno != EAGAIN && errno != EMFILE) {
             DIE("%s: refused with errno %d (%s)", what, errno, strerror(errno));
         }
         add_rlx(&refused, 1);
@@ -521,6 +523,47 @@ static void signals_refused(void)
     pthread_join(lifter, NULL);
 }
 
+static _Atomic int goroutines_ran;
+
+static void sit_in_read(void *fds)
+{
+    char c;
+    if (read(((int *)fds)[0], &c, 1) != 1) {
+        DIE("read: %s", strerror(errno));
+    }
+    add_rlx(&goroutines_ran, 1);
+}
+
+static void write_for_him(void *fds)
+{
+    if (write(((int *)fds)[1], "x", 1) != 1) {
+        DIE("write: %s", strerror(errno));
+    }
+    add_rlx(&goroutines_ran, 1);
+}
+
+/* While one waits in the system another one needs a thread. That it was refused does not mean that it never runs. */
+static void goroutines_sit(void)
+{
+    int fds[2];
+    pthread_t lifter;
+    store_rlx(&goroutines_ran, 0);
+    if (pipe(fds) != 0 || pthread_create(&lifter, NULL, lifts_soon, NULL) != 0) {
+        DIE("pipe, pthread_create");
+    }
+    bool sits = STEP(loam_go(sit_in_read, fds) == 0);
+    bool writes = STEP(loam_go(write_for_him, fds) == 0);
+    if (sits && !writes) {
+        (void)!write(fds[1], "x", 1);
+    }
+    while (load_rlx(&goroutines_ran) != sits + writes) {
+        os_sleep_ns(100000);
+    }
+    pthread_join(lifter, NULL);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static _Atomic int oom_calls;
 static void on_oom(void *arg)
 {
@@ -566,6 +609,7 @@ static const struct scenario {
     {"stacks_added", stacks_added, NULL, true, 2000},
     {"odds_and_ends", odds_and_ends, NULL, true, 2000},
     {"signals_refused", signals_refused, NULL, true, 40},
+    {"goroutines_sit", goroutines_sit, NULL, true, 40},
     {"oom_handler", oom_handler, NULL, true, 2000},
 };
 
