@@ -833,7 +833,7 @@ static void on_fork_child(bool whole)
         m->wbbuf.n = 0;
         m->work.head = m->work.tail = m->work.count = 0;
         m->assist_debt = 0;
-        m->stress_ticket = 0; /* nobody has asked for it here */
+        m->stress_ticket = 0;    /* nobody has asked for it here */
         store_rlx(&m->hold, 0u); /* a store that fills its buffer may be inside */
         if (m->cache.sweepgen != load_rlx(&heap.sweepgen)) {
             h_give_back(m, NULL); /* flipped, not yet answered */
