@@ -854,6 +854,8 @@ static void on_fork_child(bool whole)
     store_rlx(&gc.asked, load_rlx(&gc.started));
     gc_roots_fork_child();
     memset(&gc.cpu, 0, sizeof gc.cpu);
+    (void)gc_count_processors();
+    store_rlx(&gc.assist_time, INT64_C(0));
     store_rlx(&world.answer_cpu_ns, UINT64_C(0));
     gc_scavenge_fork_child();
     gc_pressure_fork_child();

@@ -29,11 +29,13 @@ enum {
 static struct {
     _Atomic uint32_t word; /* futex */
     _Atomic bool asleep;
-    _Atomic bool wanted;  /* a worker is */
-    _Atomic bool ended;   /* a thread has: perhaps it was the last that could wake anybody */
-    _Atomic bool refused; /* a worker could not be made */
+    _Atomic bool wanted;      /* a worker is */
+    _Atomic bool ended;       /* a thread has: perhaps it was the last that could wake anybody */
+    _Atomic bool refused;     /* a worker could not be made */
+    _Atomic int64_t retry_ns; /* 0: none was refused since one was made */
     /* Its own. */
-    int64_t retry_at, retry_ns; /* 0: none was refused */
+    int64_t retry_at;
+    struct worker *unused; /* whose thread could not be made */
 } monitor;
 
 static void wake(void)
@@ -77,8 +79,10 @@ static bool take_p(struct p *p, struct worker *w)
     store_sc(&p->retake, true);
     bool fenced = os_fence_threads();
     fence_sc();
-    if ((fenced || world.gate_at_rest != GATE_OPEN) && load_acq(&p->owner) == w &&
-        load_acq(&w->m->busy) == 0) { /* acquire: what it did to p; pairs with m_leave */
+    /* busy first: w may have given p away until it was not, and then does nothing to it without retake_lock. acquire:
+     * what it did to p; pairs with m_leave. */
+    if ((fenced || world.gate_at_rest != GATE_OPEN) && load_acq(&w->m->busy) == 0 &&
+        load_acq(&p->owner) == w) {
         store_rel(&p->owner, NULL);
         taken = true;
     }
@@ -141,7 +145,6 @@ static bool retake(struct p *p, int64_t now, int64_t *next)
 static void make_worker(void)
 {
     static bool warned;
-    static struct worker *unused; /* its thread could not be made */
     struct p *p;
     uint32_t none = 0;
     if (!cas_sc(&sched.spinning, &none, 1u)) {
@@ -159,13 +162,13 @@ static void make_worker(void)
         sched_spin_in_vain(p == NULL);
         return;
     }
-    if (unused == NULL) {
-        unused = persistentalloc(sizeof *unused, CACHE_LINE, &heap.stats.other_sys);
+    if (monitor.unused == NULL) {
+        monitor.unused = persistentalloc(sizeof *monitor.unused, CACHE_LINE, &heap.stats.other_sys);
     }
-    int err = unused == NULL ? ENOMEM : os_thread_start(worker_main, unused, "loam-worker");
+    int err = monitor.unused == NULL ? ENOMEM
+                                     : os_thread_start(worker_main, monitor.unused, "loam-worker");
     if (err == 0) {
-        unused = NULL;
-        monitor.retry_ns = 0;
+        monitor.unused = NULL;
     } else {
         worker_start_failed();
         if (!warned) {
@@ -174,6 +177,11 @@ static void make_worker(void)
                   err);
         }
     }
+}
+
+void monitor_worker_runs(void)
+{
+    store_rlx(&monitor.retry_ns, INT64_C(0)); /* relaxed: how patient to be */
 }
 
 void monitor_worker_refused(void)
@@ -186,15 +194,17 @@ void monitor_worker_refused(void)
 static void look_for_refusal(void)
 {
     if (xchg_acqrel(&monitor.refused, false)) {
-        monitor.retry_ns = monitor.retry_ns == 0 ? SLOW_NS : monitor.retry_ns * 2;
-        monitor.retry_ns = monitor.retry_ns < RETRY_MOST_NS ? monitor.retry_ns : RETRY_MOST_NS;
-        monitor.retry_at = os_nanotime() + monitor.retry_ns;
+        int64_t ns = load_rlx(&monitor.retry_ns);
+        ns = ns == 0 ? SLOW_NS : ns < RETRY_MOST_NS / 2 ? ns * 2 : RETRY_MOST_NS;
+        store_rlx(&monitor.retry_ns, ns);
+        monitor.retry_at = os_nanotime() + ns;
     }
     if (monitor.retry_at == 0) {
         return;
     }
     if (load_sc(&sched.nidle_ps) == 0 || (!sched_any_work() && !sched_any_waits())) {
-        monitor.retry_at = monitor.retry_ns = 0; /* nobody wants it any more, or there is one */
+        monitor.retry_at = 0; /* nobody wants it any more, or there is one */
+        report_if_stuck();    /* who went to sleep meanwhile waited for it */
     } else if (os_nanotime() >= monitor.retry_at) {
         monitor.retry_at = 0; /* a refusal says so again */
         store_rlx(&monitor.wanted, true);

@@ -676,6 +676,7 @@ void sched_set_procs(struct m *m, int n)
         }
     }
     mutex_unlock(&sched.lock);
+    fence_sc(); /* [idle.last]: queues have moved, and Ps were not idle for a moment */
     sched_wake_p();
     m_leave(m);
 }

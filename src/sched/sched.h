@@ -218,6 +218,7 @@ void monitor_main(void *arg);
 void monitor_p_taken(void); /* a P that was idle is in use */
 void monitor_want_worker(void);
 void monitor_worker_refused(void);
+void monitor_worker_runs(void);
 void sched_thread_ended(struct m *m); /* under world.lock, at any moment */
 void monitor_fork_child(void);
 

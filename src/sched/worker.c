@@ -503,10 +503,10 @@ void worker_start_failed(void)
     sched.starting--;
     bool handed = sched_hand_idle_over_locked(&p, true);
     mutex_unlock(&sched.lock);
-    monitor_worker_refused();
     if (!handed) {
         sched_spin_in_vain(p == NULL);
     }
+    monitor_worker_refused(); /* after it: while somebody spins the monitor makes nobody */
 }
 
 void worker_main(void *arg)
@@ -514,7 +514,10 @@ void worker_main(void *arg)
     struct worker *w = arg;
     struct m *m = m_get();
     if (m == NULL || !os_altstack_install()) {
-        warnf("no memory for a thread that runs goroutines; those that there are go on");
+        static _Atomic bool warned;
+        if (!xchg_rlx(&warned, true)) { /* relaxed: once is enough */
+            warnf("no memory for a thread that runs goroutines; those that there are go on");
+        }
         worker_start_failed();
         return;
     }
@@ -530,6 +533,7 @@ void worker_main(void *arg)
     sched.starting--;
     sched.nworkers++;
     mutex_unlock(&sched.lock);
+    monitor_worker_runs();
     pthread_sigmask(SIG_SETMASK, (const sigset_t *)sched.mask, NULL); /* it is the program's */
     worker_loop(w);
 }
