@@ -531,7 +531,7 @@ static void sit_in_read(void *fds)
     if (read(((int *)fds)[0], &c, 1) != 1) {
         DIE("read: %s", strerror(errno));
     }
-    add_rlx(&goroutines_ran, 1);
+    add_acqrel(&goroutines_ran, 1); /* release: the descriptors; pairs with goroutines_sit */
 }
 
 static void write_for_him(void *fds)
@@ -539,7 +539,7 @@ static void write_for_him(void *fds)
     if (write(((int *)fds)[1], "x", 1) != 1) {
         DIE("write: %s", strerror(errno));
     }
-    add_rlx(&goroutines_ran, 1);
+    add_acqrel(&goroutines_ran, 1); /* release: the descriptors; pairs with goroutines_sit */
 }
 
 /* While one waits in the system another one needs a thread. That it was refused does not mean that it never runs. */
@@ -556,7 +556,7 @@ static void goroutines_sit(void)
     if (sits && !writes) {
         (void)!write(fds[1], "x", 1);
     }
-    while (load_rlx(&goroutines_ran) != sits + writes) {
+    while (load_acq(&goroutines_ran) != sits + writes) { /* acquire: as above */
         os_sleep_ns(100000);
     }
     pthread_join(lifter, NULL);
