@@ -11,8 +11,9 @@
  *                 limit                     from a tenth of `-limit` MiB (256) to nine tenths, in nine steps, as fast as it goes
  * Measured    The longest operation, and the longest less what its thread waited for a processor meanwhile, as the system
  *             counts it (not in Go, whose threads are not what it schedules); the longest stretch for which the collector kept
- *             a thread from running, as it counts itself (not in Go, which counts its stops alone); MiB allocated in a second; resident memory at
- *             most, and as long as no more than 80 % of the limit was alive. pace.py reads the heap's own lines for the goal.
+ *             a thread from running, as it counts itself (not in Go, which counts its stops alone); MiB allocated in a second;
+ *             resident memory at most, and as long as no more than 80 % of the limit was alive. pace.py reads the heap's own
+ *             lines for the goal.
  * Twin        go/pace/main.go
  */
 #include "heap.h"

@@ -14,8 +14,9 @@ extern "C" {
 
 /* Go's MemStats, field for field. A pause is any stretch in which the collector kept a thread from
  * running: the thread's processor time while it answered the collector, marked for it or gave memory
- * back for the limit, and the time on the clock while it was made to wait. A wait for the heap to come back to its goal counts
- * for as long as it was meant to be, not until the system gave the thread a processor again. */
+ * back for the limit, and the time on the clock while it was made to wait. A wait for the heap to
+ * come back to its goal counts for as long as it was meant to be, not until the system gave the
+ * thread a processor again. */
 typedef struct loam_memstats {
     /* In general */
     uint64_t alloc;       /* bytes of heap objects, as heap_alloc */

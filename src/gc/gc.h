@@ -144,8 +144,8 @@ struct gc {
     struct gc_cpu { /* ns of processors' time since the start, or the fork that made this process */
         _Atomic int64_t assist, dedicated, idle; /* of cycles that have ended */
         int64_t limiter_used, limiter_all;       /* as accounted last; the collector's thread */
-        int64_t there,
-            there_at; /* what GOMAXPROCS processors could do, until then; under pacer_lock */
+        /* Under pacer_lock: what GOMAXPROCS processors could do, until there_at; what was reported last, and does not fall. */
+        int64_t there, there_at, user_told, unused_told;
         int there_procs;
     } cpu;
     struct histogram assists;           /* marking stretches of allocators */

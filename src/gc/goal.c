@@ -165,8 +165,7 @@ int64_t gc_count_processors(void)
 {
     mutex_lock(&gc.pacer_lock);
     int64_t now = os_nanotime();
-    int64_t since = gc.cpu.there_at;
-    gc.cpu.there += since == 0 ? 0 : (now - since) * gc.cpu.there_procs;
+    gc.cpu.there += (now - gc.cpu.there_at) * gc.cpu.there_procs; /* at first none */
     gc.cpu.there_at = now;
     gc.cpu.there_procs = load_rlx(&gc.options.max_procs);
     int64_t there = gc.cpu.there;

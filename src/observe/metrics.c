@@ -3,7 +3,7 @@
  * Purpose     One table says what there is, what it means and where it is found; docs/metrics.md is made from it.
  * Model       All figures are read at once; a metric is a field of `figures`, or a histogram that is made from them.
  *             Sums are made of their parts. In fork's child times and goroutines are counted from the fork.
- * Locking     as loam_read_memstats; gc.pacer_lock and sched.lock for a few words, observe.lock for what never falls.
+ * Locking     as loam_read_memstats; gc.pacer_lock and sched.lock for a few words.
  * From Go     runtime/metrics (metrics.go, description.go). Differs: nothing stops the world, so its stops are stretches in
  *             which a thread was kept from running; processors' time is the system's, not an estimate.
  * Tests       tests/api/metrics.c; tools/mkmetrics.py --check
@@ -18,7 +18,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <loam/stats.h>
 
@@ -53,10 +52,10 @@ static void read_memory(struct figures *f)
         f->class_inuse[i] = load_rlx(&heap.stats.class_inuse[i]);
     }
     f->freed_bytes = f->ms.total_alloc - f->ms.heap_alloc;
-    f->heap_free = less(f->ms.heap_idle, f->ms.heap_released);
-    f->heap_unused = less(f->ms.heap_inuse, f->ms.heap_alloc);
-    f->mspan_free = less(f->ms.mspan_sys, f->ms.mspan_inuse);
-    f->mcache_free = less(f->ms.mcache_sys, f->ms.mcache_inuse);
+    f->heap_free = f->ms.heap_idle - f->ms.heap_released;
+    f->heap_unused = f->ms.heap_inuse - f->ms.heap_alloc;
+    f->mspan_free = f->ms.mspan_sys - f->ms.mspan_inuse;
+    f->mcache_free = f->ms.mcache_sys - f->ms.mcache_inuse;
     f->external = load_rlx(&gc.external);
     f->scavenged_background = load_rlx(&gc.scavenged_bg);
     f->scavenged_eager = load_rlx(&gc.scavenged_eager);
@@ -105,18 +104,15 @@ static void read_cpu(struct figures *f)
     int64_t scavenged = scavenge_assist + scavenge_background;
 
     int64_t there = gc_count_processors();
-    mutex_lock(&observe.lock);
+    struct gc_cpu *cpu = &gc.cpu;
+    mutex_lock(&gc.pacer_lock);
     int64_t user = os_process_cputime() - collected - scavenged;
-    if (observe.pid != getpid()) { /* forked: as the system's, the times begin anew */
-        observe.pid = getpid();
-        observe.user_ns = observe.idle_ns = 0;
-    }
-    observe.user_ns = user > observe.user_ns ? user : observe.user_ns;
-    int64_t idle = there - observe.user_ns - collected - scavenged;
-    observe.idle_ns = idle > observe.idle_ns ? idle : observe.idle_ns;
-    f->cpu_user = seconds(observe.user_ns);
-    f->cpu_idle = seconds(observe.idle_ns);
-    mutex_unlock(&observe.lock);
+    cpu->user_told = user > cpu->user_told ? user : cpu->user_told;
+    int64_t unused = there - cpu->user_told - collected - scavenged;
+    cpu->unused_told = unused > cpu->unused_told ? unused : cpu->unused_told;
+    f->cpu_user = seconds(cpu->user_told);
+    f->cpu_idle = seconds(cpu->unused_told);
+    mutex_unlock(&gc.pacer_lock);
 
     f->cpu_assist = seconds(assist);
     f->cpu_dedicated = seconds(dedicated);
@@ -186,26 +182,25 @@ static void size_bounds(loam_histogram *h)
     h->bounds[NUM_SIZE_CLASSES] = (double)INFINITY;
 }
 
-static void fill_allocs(loam_histogram *h, const struct figures *f)
+static void fill_by_size(loam_histogram *h, const loam_memstats *ms, bool freed)
 {
     size_bounds(h);
     uint64_t small = 0;
     for (size_t i = 1; i < NUM_SIZE_CLASSES; i++) {
-        h->counts[i - 1] = f->ms.by_size[i].mallocs;
-        small += f->ms.by_size[i].mallocs;
+        h->counts[i - 1] = freed ? ms->by_size[i].frees : ms->by_size[i].mallocs;
+        small += h->counts[i - 1];
     }
-    h->counts[NUM_SIZE_CLASSES - 1] = f->ms.mallocs - small;
+    h->counts[NUM_SIZE_CLASSES - 1] = (freed ? ms->frees : ms->mallocs) - small;
+}
+
+static void fill_allocs(loam_histogram *h, const struct figures *f)
+{
+    fill_by_size(h, &f->ms, false);
 }
 
 static void fill_frees(loam_histogram *h, const struct figures *f)
 {
-    size_bounds(h);
-    uint64_t small = 0;
-    for (size_t i = 1; i < NUM_SIZE_CLASSES; i++) {
-        h->counts[i - 1] = f->ms.by_size[i].frees;
-        small += f->ms.by_size[i].frees;
-    }
-    h->counts[NUM_SIZE_CLASSES - 1] = f->ms.frees - small;
+    fill_by_size(h, &f->ms, true);
 }
 
 static void fill_unused(loam_histogram *h, const struct figures *f)

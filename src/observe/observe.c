@@ -37,11 +37,11 @@ static void cycle_ended(void)
 
 double observe_gc_cpu_fraction(void)
 {
-    double all = (double)(os_nanotime() - observe.start) * load_rlx(&gc.options.max_procs);
+    double all = (double)gc_count_processors();
     /* relaxed: a report */
     double used =
         (double)(load_rlx(&gc.cpu.assist) + load_rlx(&gc.cpu.dedicated) + load_rlx(&gc.cpu.idle));
-    if (observe.start == 0 || all <= 0 || used <= 0) {
+    if (all <= 0 || used <= 0) {
         return 0;
     }
     return used < all ? used / all : 1;

@@ -16,8 +16,6 @@ struct observe {
     uint64_t pause_ns[PAUSE_RING];      /* of cycle n at [(n + 255) % 256] */
     uint64_t pause_end[PAUSE_RING];     /* wall clock */
     uint64_t mallocs[NUM_SIZE_CLASSES]; /* as reported last: they never fall */
-    int64_t user_ns, idle_ns;           /* the same */
-    int pid;                            /* of the process that they are of */
 };
 
 extern struct observe observe;

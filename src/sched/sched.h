@@ -122,10 +122,9 @@ struct sched {
     _Atomic uint64_t next_id;
     _Atomic uint32_t waiting_threads; /* plain threads that wait for goroutines */
     struct p *ps;
-    int max_ps;        /* entries of ps */
-    _Atomic int procs; /* of these in use */
-    _Atomic int
-        most_procs; /* the most there ever were: who is not in use any more may still have a queue */
+    int max_ps;             /* entries of ps */
+    _Atomic int procs;      /* of these in use */
+    _Atomic int most_procs; /* the most there ever were: the others may still have a queue */
     _Atomic bool started;
     _Atomic bool polling;       /* a worker waits in the poll, or for the next timer */
     _Atomic int64_t poll_until; /* and until then; INT64_MAX: without end */

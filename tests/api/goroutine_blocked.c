@@ -1,7 +1,9 @@
 /* Goroutines that sit in system calls, more of them than there are threads so far, hold up none of those in the queues of
  * the Ps that they had.
  *
- * Nor does one whose P is not among GOMAXPROCS any more. Each round has more of them than any before, so that each needs threads that are yet to be made; and none comes back
+ * Nor does one whose P is not among GOMAXPROCS any more.
+ *
+ * Each round has more of them than any before, so that each needs threads that are yet to be made; and none comes back
  * until those that do not wait have run.
  *
  * TEST_LABEL: quick
