@@ -88,6 +88,6 @@ void gc_assist(struct m *m, size_t bytes)
     }
     int64_t wait = must_wait_ns();
     if (wait != 0) {
-        gc_wait_progress(m, wait); /* no processor's time: not gc.assist_time */
+        gc_count_wait(m, gc_wait_progress(m, wait)); /* no processor's time: not gc.assist_time */
     }
 }

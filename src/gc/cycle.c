@@ -196,11 +196,11 @@ static void step_done(void)
 
 /* The heap is over its goal and the collector has not yet come so far that the caller could help by
  * marking: the threads that keep it from getting on need the processors. Until its next step. */
-void gc_wait_progress(struct m *m, int64_t most_ns)
+int64_t gc_wait_progress(struct m *m, int64_t most_ns)
 {
     uint32_t seen = load_acq(&gc.progress);
     if (m_busy(m) != 0) {
-        return;
+        return 0;
     }
     int64_t begin = os_nanotime();
     struct m_wait wait;
@@ -211,9 +211,13 @@ void gc_wait_progress(struct m *m, int64_t most_ns)
     int64_t waited = os_nanotime() - begin;
     m_end_wait(m, &wait);
     /* When the system gives it a processor again is not of our making. */
-    waited = waited < most_ns ? waited : most_ns;
-    m_count_pause(m, waited);
-    histogram_add(&gc.waits, waited);
+    return waited < most_ns ? waited : most_ns;
+}
+
+void gc_count_wait(struct m *m, int64_t ns)
+{
+    m_count_pause(m, ns);
+    histogram_add(&gc.waits, ns);
 }
 
 static void wake_markers(void)

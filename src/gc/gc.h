@@ -167,8 +167,9 @@ void gc_start_collector(void);
 void gc_wake(void);
 void gc_ask(void);           /* a whole cycle, soon; nobody waits for it */
 void gc_stress(struct m *m); /* as many allocations as GODEBUG gcstress says were made */
-void gc_wait_progress(struct m *m, int64_t most_ns); /* for the cycle to get on */
-void gc_stop_world(void);                            /* ended by world_start */
+int64_t gc_wait_progress(struct m *m, int64_t most_ns); /* for the cycle to get on; how long */
+void gc_count_wait(struct m *m, int64_t ns);            /* what one allocation waited in all */
+void gc_stop_world(void);                               /* ended by world_start */
 /* Before an allocation fails, tries times tried again: false, nothing to hope for. */
 bool gc_emergency(struct m *m, int tries);
 void gc_count_external(struct m *m, int64_t delta); /* busy */

@@ -4,7 +4,7 @@
  * Model       limit   = with a memory limit, an allocation that leads beyond it gives back as much as it
  *                       took, at least 1 MiB, before it returns: never more, so nobody waits for
  *                       others' memory. Where nothing is free it sweeps a little, and waits a moment for a
- *                       cycle that is under way or due; far beyond the limit up to WAIT_MOST_NS. The
+ *                       cycle that is under way or due; far beyond the limit up to WAIT_MOST_NS with each span. The
  *                       background goes down to 95 % of the limit
  *             kept    = (in use now, or lately) * 1.1; "lately" falls by three quarters a second, so that what
  *                       a program takes again within a few seconds stays, and a heap at rest comes down to
@@ -32,8 +32,8 @@ enum {
     PAY_LEAST = MIB(1), /* more than a page cache takes at once */
     PAY_SPANS = 64,     /* to sweep, when no page is free */
     WAIT_NS = 1000000,
-    WAIT_FAR_NS = 4000000,   /* a 64th beyond the limit */
-    WAIT_MOST_NS = 50000000, /* a 32nd beyond it, as long as it is */
+    WAIT_FAR_NS = 4000000,  /* a 64th beyond the limit */
+    WAIT_MOST_NS = 8000000, /* far beyond it, as long as it is; there each span comes here */
     WORK_NS = 1000000,
     FADE_NS = 500000000, /* what was used lately, and is not now, halves */
 };
@@ -121,16 +121,17 @@ static bool cycle_is_on_or_due(void)
 
 /* The threads that have not answered need the processors; far beyond the limit they have had none for long, because others
  * have, and those that allocate here must not take more than the cycle can free. */
-static void wait_far_beyond(struct m *m, uint64_t limit, uint64_t excess)
+static void wait_beyond(struct m *m, uint64_t limit, uint64_t excess)
 {
-    int64_t until = os_nanotime() + WAIT_MOST_NS;
+    int64_t waited = 0;
     do {
-        gc_wait_progress(m, excess > limit / 64 ? WAIT_FAR_NS : WAIT_NS);
+        waited += gc_wait_progress(m, excess > limit / 64 ? WAIT_FAR_NS : WAIT_NS);
         m_enter(m);
         excess = beyond(limit);
         m_leave(m);
-    } while (excess > limit / 32 && cycle_is_on_or_due() && !load_rlx(&gc.limiting) &&
-             os_nanotime() < until);
+    } while (excess > limit / MHEAP_FAR_PART && cycle_is_on_or_due() && !load_rlx(&gc.limiting) &&
+             waited < WAIT_MOST_NS - WAIT_FAR_NS);
+    gc_count_wait(m, waited);
 }
 
 /* Any attached thread; what is missing then is for the next allocation, and for the background. */
@@ -160,7 +161,7 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     if (done >= most) {
         store_rlx(&heap.over_limit, true); /* perhaps there is more */
     } else if (excess != 0 && cycle_is_on_or_due()) {
-        wait_far_beyond(m, limit, excess);
+        wait_beyond(m, limit, excess);
     }
     add_rlx(&gc.scavenged_eager, (uint64_t)done);
     add_rlx(&gc.scavenge_assist_ns, took);

@@ -195,6 +195,13 @@ uint64_t mheap_mapped_locked(void)
            os_stores_bytes() + load_rlx(&heap.stats.stack_bytes);
 }
 
+/* Then who allocates waits with each span (gc/scavenge.c), and must not take a cache full of pages for it. */
+static bool far_beyond_limit_locked(void)
+{
+    uint64_t limit = load_rlx(&heap.limit); /* relaxed: who changes it looks himself */
+    return limit != UINT64_MAX && mheap_mapped_locked() > limit + limit / MHEAP_FAR_PART;
+}
+
 /* -- pages and spans --------------------------------------------------------------------------- */
 
 static void flush_cache_locked(struct mcache *c)
@@ -245,7 +252,7 @@ static void own_pages(struct mcache *c)
 
 static size_t alloc_pages_locked(struct mcache *c, size_t npages, int node, size_t *scavenged)
 {
-    if (c != NULL && npages < PAGECACHE_MAX_ALLOC) {
+    if (c != NULL && npages < PAGECACHE_MAX_ALLOC && !far_beyond_limit_locked()) {
         flush_cache_locked(c);
         c->pages = pagealloc_alloc_to_cache(&heap.pages[node]);
         size_t pn = pagecache_alloc(&c->pages, npages, scavenged);

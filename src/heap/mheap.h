@@ -20,7 +20,8 @@ enum {
     ARENA_PAGES = 8192, /* 64 MiB */
     ARENAS_MAX = 1 << 14,
     NODES_MAX = 64,
-    BITS_WORDS = 32, /* 256 bytes of mark, alloc and scanned bits per page */
+    BITS_WORDS = 32,     /* 256 bytes of mark, alloc and scanned bits per page */
+    MHEAP_FAR_PART = 32, /* of the memory limit: who is more than that beyond it is far beyond */
 
     /* Span classes 2*c (conservative) and 2*c+1 (noscan) are fixed; those of declared types follow. The
      * last ones are kept for types that only a function can scan: for others there is a substitute. */
