@@ -1,4 +1,4 @@
-/* loam/stats.h - what the heap does: statistics and metrics.
+/* loam/stats.h - what the heap does: statistics, metrics and the heap profile.
  *
  * Names and meanings are Go's (runtime.MemStats). Any thread may call all of it at
  * any time, except from a signal handler. Sizes are bytes, times nanoseconds.
@@ -111,6 +111,20 @@ LOAM_API size_t loam_metric_descriptions(const loam_metric_description **all);
 /* Reads the named metrics, all at one time: what adds up in the descriptions adds up here. As cheap as
  * loam_read_memstats. Aborts if metrics is NULL and n is not 0, or a name is NULL. */
 LOAM_API void loam_read_metrics(loam_metric *metrics, size_t n);
+
+/* ---- The heap profile: which calls allocated what is on the heap, after Go's runtime/pprof ---- */
+
+/* One byte in so many that are allocated, on average, is sampled; 0: none, 1: every object. 512 KiB at first, as in
+ * Go. Gives the old rate. What was sampled before stays, and is scaled by the rate at which it is written: so a program sets it
+ * once, before it allocates. */
+LOAM_API int loam_set_mem_profile_rate(int bytes);
+
+/* Writes the profile to fd as pprof's gzipped protocol buffer, for `go tool pprof PROGRAM FILE`: objects and bytes
+ * that were allocated since the start, and that are in use, by chains of calls, each with labels `type` and `bytes` (one
+ * object's). As of the end of the last cycle, so call loam_gc before it to see the present. 0, or -1 and errno: EBADF,
+ * ENOMEM, or what write(2) says; part of it may be written then. Waits for fd where that blocks; no other thread waits.
+ * Objects that a signal handler allocated over code of the library are not in it. */
+LOAM_API int loam_write_heap_profile(int fd);
 
 #ifdef __cplusplus
 }

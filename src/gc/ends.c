@@ -1,4 +1,4 @@
-/* ends.c - finalizers, cleanups, weak pointers and ephemerons.
+/* ends.c - finalizers, cleanups, weak pointers, ephemerons, and samples of the heap profile.
  *
  * Purpose     Keeps what is to happen when an object dies, keeps alive what that needs, and runs it.
  * Model       special: one record of 64 bytes per finalizer, cleanup, weak pointer; two per ephemeron.
@@ -6,6 +6,7 @@
  *             Records lie in slots numbered from 0, so [roots] is a walk over slots, a few at a time,
  *             and a cleanup's id is its slot and how often that was used. A record whose object died
  *             with something to run moves, in its slot, to the queue of the library's own thread.
+ *             sample: keeps nothing alive and is no reason to run anything; told when the object is gone for good.
  *             weak handle: a noscan heap object {address hidden as ~address, birth}, 0 once dead.
  *             ephemeron:   a heap object {hidden key, birth, hidden value}; one special on the key
  *                          (SPECIAL_KEY), one on itself (SPECIAL_EPHEMERON), each other's peer.
@@ -52,6 +53,7 @@ enum special_kind {
     SPECIAL_WEAK,
     SPECIAL_KEY,
     SPECIAL_EPHEMERON,
+    SPECIAL_SAMPLE,
     SPECIAL_QUEUED_FINALIZER,
     SPECIAL_QUEUED_CLEANUP,
 };
@@ -66,11 +68,12 @@ struct special {
     _Atomic(struct special *) next; /* of the same object; kept when taken off: [ends.lists] */
     struct special *prev; /* of the same object; next in the queue, in limbo, in the free list */
     _Atomic(struct special *) link; /* next in gc.keys; written by who marks the key */
-    uintptr_t word;                 /* argument, handle, or (SPECIAL_KEY) ephemeron */
+    uintptr_t word;                 /* argument, handle, (SPECIAL_KEY) ephemeron, what is sampled */
     union {
         void (*finalizer)(void *obj, void *arg);
         void (*cleanup)(void *arg);
         struct special *peer;
+        uint32_t when; /* SPECIAL_SAMPLE */
     } u;
 };
 _Static_assert(sizeof(struct special) == 64, "one special per cache line");
@@ -122,6 +125,7 @@ static struct {
 } ends;
 
 void *(*ends_alloc)(struct m *m, struct gctype *type, size_t bytes);
+void (*ends_sample_ended)(void *what, uint32_t when);
 
 /* -- slots ------------------------------------------------------------------------------------- */
 
@@ -586,6 +590,12 @@ static bool object_end_locked(struct mspan *s, size_t index, enum end_cause caus
                 queued = true;
             }
             break;
+        case SPECIAL_SAMPLE:
+            if (!revived) {
+                ends_sample_ended((void *)sp->word, sp->u.when);
+                special_drop_locked(sp, cause);
+            }
+            break;
         case SPECIAL_FINALIZER:
             if (revived) {
                 special_detach_locked(sp);
@@ -934,6 +944,25 @@ void ends_cleanup_stop(uint64_t id)
     if (m != NULL) {
         m_leave(m);
     }
+}
+
+/* -- samples ----------------------------------------------------------------------------------- */
+
+bool ends_add_sample(void *obj, void *what, uint32_t when)
+{
+    struct mspan *s;
+    size_t index;
+    struct special *sp = NULL;
+    if (find_start(obj, &s, &index)) {
+        mutex_lock(&ends.lock);
+        if (heads_make_locked(s) && (sp = special_new_locked(SPECIAL_SAMPLE, s, index)) != NULL) {
+            sp->word = (uintptr_t)what;
+            sp->u.when = when;
+            special_attach_locked(sp);
+        }
+        mutex_unlock(&ends.lock);
+    }
+    return sp != NULL;
 }
 
 /* -- weak to strong ---------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* ends.h - what happens at the end of an object: finalizers, cleanups, weak pointers, ephemerons.
+/* ends.h - what happens at the end of an object: finalizers, cleanups, weak pointers, ephemerons, samples.
  *
  * A `special` is a record, off the heap, that belongs to one object. A span keeps its specials by
  * object index (mspan.specials), so finding those of an object is one load.
@@ -51,6 +51,11 @@ void *ends_weak_make(struct m *m, void *obj);
 void *ends_weak_value(struct m *m, const void *handle);
 void *ends_ephemeron_make(struct m *m, void *key, void *value);
 void *ends_ephemeron_value(struct m *m, const void *ephemeron);
+
+/* obj, which the caller holds, is a sample of the heap profile: when it ends, ends_sample_ended is told what and when, with
+ * ends.lock held. False: no memory. The caller is busy. */
+bool ends_add_sample(void *obj, void *what, uint32_t when);
+extern void (*ends_sample_ended)(void *what, uint32_t when); /* set once at start */
 
 /* In the child, single-threaded. */
 void ends_fork_child(void);

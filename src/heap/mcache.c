@@ -17,6 +17,7 @@
  */
 #include "heap/mcache.h"
 
+#include "base/rng.h"
 #include "heap/fixalloc.h"
 
 #include <string.h>
@@ -46,6 +47,7 @@ bool mcache_init(struct mcache *c)
             (struct run){.size = sc < 2 ? 8 : class_to_size[sc / 2]}; /* never 0: see run_take */
     }
     c->run_limit = RUN_LIMIT;
+    c->sample_rate = -1; /* not drawn yet */
     return true;
 }
 
@@ -187,6 +189,64 @@ static size_t next_set(const _Atomic uint64_t *map, size_t i, size_t n)
     return n;
 }
 
+/* -- samples ----------------------------------------------------------------------------------- */
+
+static void sample_draw(struct mcache *c)
+{
+    c->sample_rate = load_rlx(&heap.sample_rate); /* relaxed: a rate */
+    if (c->sample_rng == 0) {
+        c->sample_rng = (uint64_t)(uintptr_t)c ^ (uint64_t)os_nanotime() ^ 1;
+    }
+    double mean = (double)c->sample_rate;
+    c->sample_left = c->sample_rate == 0   ? INT64_MAX / 2
+                     : c->sample_rate == 1 ? 0
+                                           : (int64_t)rng_exponential(&c->sample_rng, mean);
+}
+
+static void sample_rate_adopt(struct mcache *c)
+{
+    if (unlikely(c->sample_rate != load_rlx(&heap.sample_rate))) {
+        sample_draw(c); /* anew: what is left has no memory */
+    }
+}
+
+/* [mcache.sample] Of the slots [from, to), the end of those that the run may have. */
+static size_t cut_at_sample(struct mcache *c, struct mspan *s, size_t from, size_t to)
+{
+    size_t next = from;
+    sample_rate_adopt(c);
+    if (unlikely(s->sample_next)) {
+        s->sample_next = false;
+        c->sampled = true;
+        next++;
+    }
+    while (unlikely(c->sample_left < (int64_t)((to - next) * s->elem_size))) {
+        next += (size_t)c->sample_left / s->elem_size;
+        sample_draw(c);
+        if (next > from) {
+            s->sample_next = true;
+            return next;
+        }
+        c->sampled = true;
+        next++;
+    }
+    c->sample_left -= (int64_t)((to - next) * s->elem_size);
+    return to;
+}
+
+bool mcache_sample_large(struct mcache *c, size_t bytes)
+{
+    sample_rate_adopt(c);
+    if (c->sample_left >= (int64_t)bytes) {
+        c->sample_left -= (int64_t)bytes;
+        return false;
+    }
+    sample_draw(c);
+    return true;
+}
+
+/* -- filling a run ----------------------------------------------------------------------------- */
+
 /* Make the next hole of r's span the run. Bytes; 0: the span has none left. */
 static size_t run_next_hole(struct mcache *c, struct run *r)
 {
@@ -200,6 +260,7 @@ static size_t run_next_hole(struct mcache *c, struct run *r)
     size_t max = c->run_limit / s->elem_size;
     size_t end = from + (max > 1 ? max : 1);
     size_t to = next_set(allocs, from, end < s->nelems ? end : s->nelems);
+    to = cut_at_sample(c, s, from, to);
     size_t bytes = (to - from) * s->elem_size;
     if (load_rlx(&s->needzero)) { /* relaxed: set before the bits that were found clear */
         memset((void *)mspan_object(s, from), 0, bytes);
@@ -239,6 +300,7 @@ size_t mcache_refill(struct mcache *c, struct run *r, uint32_t spanclass)
             return 0;
         }
         r->size = s->elem_size;
+        s->sample_next = false;             /* what a cache did not come to */
         if (xchg_rlx(&s->freed, 0u) != 0) { /* relaxed: as above */
             s->free_index = 0;
             store_rlx(&s->needzero, true);

@@ -19,6 +19,9 @@ struct run {
  *                   every run is marked and scanned.
  *   [mcache.gen]    sweepgen is heap.sweepgen as of the last answer to [H-GIVEBACK]; cached spans
  *                   carry sweepgen + 3.
+ *   [mcache.sample] each byte of each run and large object is sampled with a probability of 1/rate. A run
+ *                   ends before the object that holds such a byte, and the next one of that span begins with
+ *                   it; so who takes an object out of a run has nothing to ask.
  * Only its thread touches it, or who acts for that thread while it stands still. */
 struct mcache {
     struct run runs[NUM_FIXED_SPANCLASSES];
@@ -30,6 +33,11 @@ struct mcache {
     size_t run_limit; /* most bytes in a run; 0: one object (gcstress) */
     uintptr_t
         oom_seal; /* malloc.c: where the running handler's seal is, or that of one left; 0: none */
+    bool sampled; /* the next object of the run that was filled last is to be sampled */
+    int64_t
+        sample_left; /* bytes to be allocated up to the next one that is sampled: [mcache.sample] */
+    int64_t sample_rate; /* heap.sample_rate, as sample_left was drawn for it */
+    uint64_t sample_rng;
     struct pagecache pages;
     /* Given up by a thread that does not allocate: whoever needs pages puts them back into the heap. */
     _Atomic bool pages_idle;  /* set by the owner, cleared under heap.lock */
@@ -65,6 +73,8 @@ size_t mcache_refill(struct mcache *c, struct run *r, uint32_t spanclass);
 /* A large object's span: pages only; then, after zeroing, publish (white or black as c is). */
 struct mspan *mcache_alloc_large(struct mcache *c, size_t bytes, struct gctype *type);
 void mcache_publish_large(struct mcache *c, struct mspan *s);
+/* Is a large object of so many bytes to be sampled? Once for each that is allocated. */
+bool mcache_sample_large(struct mcache *c, size_t bytes);
 void mcache_publish_alone(struct mcache *c, struct mspan *s); /* the same without a lock */
 
 /* For a signal handler of the program that interrupted the library: an object in pages of its own,

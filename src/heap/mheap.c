@@ -22,7 +22,8 @@
 #include <limits.h>
 #include <string.h>
 
-struct mheap heap = {.pointer_mask = UINTPTR_MAX, .limit = UINT64_MAX};
+struct mheap heap = {
+    .pointer_mask = UINTPTR_MAX, .limit = UINT64_MAX, .sample_rate = 512 << 10 /* Go's */};
 
 enum { GROW_PAGES = 512 }; /* the heap grows by 4 MiB at least, by an arena if there are nodes */
 

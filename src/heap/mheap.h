@@ -77,6 +77,7 @@ struct mspan {
     uint8_t sizeclass;
     bool noscan;
     _Atomic bool needzero;     /* free slots may hold old bytes; set before a slot is freed */
+    bool sample_next;          /* the first slot of the next run is to be sampled; owner */
     uint32_t free_index;       /* where the search for the next hole starts; owner writes */
     _Atomic uint32_t sweepgen; /* see above */
     _Atomic uint32_t freed;    /* slots given back by loam_free since the owner last searched */
@@ -163,6 +164,9 @@ struct mheap {
     /* The memory limit. */
     _Atomic uint64_t limit;  /* bytes mapped; UINT64_MAX: none */
     _Atomic bool over_limit; /* pages were taken that lead beyond it; gc/scavenge.c */
+
+    _Atomic int64_t
+        sample_rate; /* bytes per sample of the heap profile; 0: none, 1: every object */
 
     /* Hooks of the layers below, set once at start. */
     bool (*sweep_span)(struct mspan *s, bool keep); /* gc/sweep.c */

@@ -25,6 +25,8 @@
 
 #include <loam.h>
 
+void (*malloc_sampled)(struct m *m, void *obj);
+
 enum { ZERO_CHUNK = 256 << 10 }; /* bytes zeroed between two looks at what is asked */
 
 /* The program's out-of-memory handler. Function and argument belong together, so there are two pairs, and the number
@@ -206,6 +208,14 @@ static COLD void *malloc_nested(struct m *m, struct gctype *type, size_t bytes)
     return (void *)s->base;
 }
 
+/* NOINLINE: nobody else needs the frame that the samples take. */
+static NOINLINE void sample(struct m *m, void *obj)
+{
+    if (malloc_sampled != NULL) {
+        malloc_sampled(m, obj);
+    }
+}
+
 static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
 {
     uintptr_t p = 0;
@@ -251,8 +261,13 @@ ALWAYS_INLINE void *small_slow(struct m *m, uint32_t spanclass, enum loudness lo
         size_t got = 0;
         /* volatile: what was taken stays on the stack, where a scan finds it, while we pay. */
         volatile uintptr_t p = refill_and_take(m, spanclass, &got);
+        bool sampled = m->cache.sampled;
+        m->cache.sampled = false;
         if (p != 0) {
             if (!shallow) {
+                if (unlikely(sampled)) {
+                    sample(m, (void *)p);
+                }
                 pay_after(m, got);
             }
             return (void *)p;
@@ -311,7 +326,11 @@ static NOINLINE void *malloc_large(struct m *m, struct gctype *type, size_t byte
             m_enter(m);
             mcache_publish_large(&m->cache, s);
             count_growth(m, mspan_bytes(s));
+            bool sampled = mcache_sample_large(&m->cache, mspan_bytes(s));
             m_leave(m);
+            if (unlikely(sampled)) {
+                sample(m, (void *)p);
+            }
             pay_after(m, mspan_bytes(s));
             return (void *)p;
         }

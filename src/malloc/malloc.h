@@ -33,6 +33,9 @@ void malloc_external(struct m *m, int64_t delta); /* loam_add_external_bytes */
 void malloc_free(struct m *m, void *p);
 void *malloc_realloc(struct m *m, void *p, size_t bytes);
 
+/* Set once at start: an object that the heap profile samples was allocated. The caller is not busy and holds it. */
+extern void (*malloc_sampled)(struct m *m, void *obj);
+
 /* Called before an allocation gives NULL. */
 void malloc_set_oom_handler(struct m *m, void (*fn)(void *arg), void *arg);
 

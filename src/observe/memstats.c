@@ -23,6 +23,8 @@
  */
 #include "observe/observe.h"
 
+#include "observe/profile.h"
+
 #include "malloc/malloc.h"
 
 #include "heap/fixalloc.h"
@@ -180,7 +182,9 @@ static void fill_metadata(loam_memstats *m, const struct sample *s, size_t pages
                       (uint64_t)chunks * SPANCLASS_CHUNK * sizeof(struct mcentral);
     m->gc_sys = load_rlx(&heap.stats.gc_sys) + pages_meta;
     uint64_t mapped = persistentalloc_mapped_bytes() + metaalloc_mapped_bytes() + os_stores_bytes();
-    m->other_sys = mapped > m->mcache_sys ? mapped - m->mcache_sys : 0;
+    m->buck_hash_sys = profile_bytes();
+    uint64_t elsewhere = m->mcache_sys + m->buck_hash_sys;
+    m->other_sys = mapped > elsewhere ? mapped - elsewhere : 0;
 }
 
 static void fill_memory(loam_memstats *m, const struct sample *s)

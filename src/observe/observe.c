@@ -7,6 +7,8 @@
  */
 #include "observe/observe.h"
 
+#include "observe/profile.h"
+
 struct observe observe;
 
 static void record_cycle(const struct gc_cycle_stats *st)
@@ -54,4 +56,5 @@ void observe_init(void)
         (void)gc_count_processors();
     }
     gc.cycle_ended = cycle_ended;
+    profile_init();
 }

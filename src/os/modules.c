@@ -109,6 +109,69 @@ void os_each_data_range(void (*fn)(void *arg, uintptr_t start, size_t bytes), vo
     mutex_unlock(&modules_lock);
 }
 
+/* -- code ------------------------------------------------------------------------------------- */
+
+struct text_walk {
+    void (*fn)(void *arg, const struct os_text *text);
+    void *arg;
+};
+
+static const uint8_t *build_id(const struct dl_phdr_info *info, size_t *bytes)
+{
+    *bytes = 0;
+    for (size_t i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+        uintptr_t at = (uintptr_t)(info->dlpi_addr + ph->p_vaddr);
+        if (ph->p_type != PT_NOTE || !module_holds(info, at, ph->p_memsz, PF_R)) {
+            continue;
+        }
+        for (size_t left = ph->p_memsz; left >= sizeof(ElfW(Nhdr));) {
+            const ElfW(Nhdr) *nh = (const void *)at;
+            size_t align = ph->p_align == 8 ? 8 : 4;
+            size_t desc = align_up(sizeof *nh + (size_t)nh->n_namesz, align);
+            size_t size = align_up(desc + nh->n_descsz, align);
+            if (desc + nh->n_descsz > left) {
+                break;
+            }
+            if (nh->n_type == NT_GNU_BUILD_ID && nh->n_namesz == sizeof "GNU" &&
+                memcmp(nh + 1, "GNU", sizeof "GNU") == 0) {
+                *bytes = nh->n_descsz;
+                return (const uint8_t *)at + desc;
+            }
+            at += size;
+            left = left > size ? left - size : 0;
+        }
+    }
+    return NULL;
+}
+
+static int text_module(struct dl_phdr_info *info, size_t size, void *arg)
+{
+    const struct text_walk *walk = arg;
+    (void)size;
+    struct os_text t = {.file = info->dlpi_name};
+    t.build_id = build_id(info, &t.build_id_bytes);
+    for (size_t i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+        if (ph->p_type == PT_LOAD && (ph->p_flags & PF_X) != 0) {
+            t.start = align_down((uintptr_t)(info->dlpi_addr + ph->p_vaddr), os_page_size());
+            t.limit = (uintptr_t)(info->dlpi_addr + ph->p_vaddr + ph->p_memsz);
+            t.offset = align_down(ph->p_offset, os_page_size());
+            t.is_library = module_is_library(info);
+            walk->fn(walk->arg, &t);
+        }
+    }
+    return 0;
+}
+
+void os_each_text(void (*fn)(void *arg, const struct os_text *text), void *arg)
+{
+    struct text_walk walk = {fn, arg};
+    mutex_lock(&modules_lock);
+    (void)dl_iterate_phdr(text_module, &walk);
+    mutex_unlock(&modules_lock);
+}
+
 /* -- notes ------------------------------------------------------------------------------------ */
 
 #define NOTE_NAME "loam"

@@ -245,6 +245,11 @@ size_t os_backtrace_context(const void *ucontext, void **pcs, size_t n);
 void os_backtrace_write(void **pcs, size_t n, int fd); /* a line for each; allocates nothing */
 void os_backtrace_prepare(void);
 
+/* unwind.c: the calls that lead to the caller, innermost first, each an address within the call instruction, the library's
+ * own left out. At most `most`, and only while frames lie below `high`. How many. */
+void os_unwind_init(void); /* once, at start */
+size_t os_unwind(uintptr_t *pcs, size_t most, uintptr_t high);
+
 /* An alternate signal stack for the calling thread, if it has none; it lasts as long as the thread. False: no memory. */
 bool os_altstack_install(void);
 /* Handlers of faults (SIGSEGV, SIGBUS) are given the address. */
@@ -295,6 +300,16 @@ void os_poll_fork_child(void);
  * fn must not allocate, load or unload. Ranges of the library itself, when it is a module of its
  * own, are left out. */
 void os_each_data_range(void (*fn)(void *arg, uintptr_t start, size_t bytes), void *arg);
+
+/* Code of the executable and the shared objects, the executable's first. All valid during the call only. */
+struct os_text {
+    uintptr_t start, limit, offset; /* in memory; in the file */
+    const char *file;               /* "": the executable */
+    const uint8_t *build_id;        /* NULL: none */
+    size_t build_id_bytes;
+    bool is_library; /* libloam.so */
+};
+void os_each_text(void (*fn)(void *arg, const struct os_text *text), void *arg);
 
 /* Restartable store sequences of all modules: a snapshot that os_stores_refresh renews when
  * modules have come or gone (cheap if not). Returns its generation; 0: there was no memory for it, the

@@ -1,0 +1,219 @@
+/* profile.c - the heap profile: samples, by who allocated them.
+ *
+ * Purpose     Each byte that is allocated is sampled with a probability of 1 in loam_set_mem_profile_rate
+ *             (heap/mcache.c finds which object that is, without a word on the fast path). Here the calls that led
+ *             to it are looked up, counted, and counted again when the object ends (gc/ends.c).
+ * Model       hash -> bucket -> bucket, by calls, size and type.
+ *             As of a cycle: an object that the last cycle has not looked at yet would count as in use though it
+ *             may be garbage, and the profile would depend on when it is read. So what is allocated in cycle c counts
+ *             once cycle c + 1 has ended, as what is found dead after that: future[(c + 2) % 3], future[(c + 1) % 3].
+ *             What loam_free frees counts when its allocation does, at the earliest. Nobody walks the buckets at the end of
+ *             a cycle: each is brought up to date when it is touched.
+ * Locking     profile.lock, a leaf; taken while busy, or under ends.lock.
+ * From Go     mprof.go; differs: by type, too; samples are drawn by run, not by object; buckets are brought up to date one by
+ *             one, under a lock.
+ * Tests       tests/api/profile.c
+ */
+#include "observe/profile.h"
+
+#include "gc/ends.h"
+#include "heap/fixalloc.h"
+#include "malloc/malloc.h"
+
+#include <string.h>
+
+#include <loam/stats.h>
+
+enum { CHAINS = 1 << 14 };
+
+static struct {
+    struct mutex lock;
+    struct profile_bucket **chains; /* CHAINS; NULL: not needed yet */
+    _Atomic(struct profile_bucket *) all;
+    _Atomic uint64_t bytes;
+} profile;
+
+/* -- counting, under profile.lock --------------------------------------------------------------- */
+
+static void counts_add(struct profile_counts *to, const struct profile_counts *from)
+{
+    to->allocs += from->allocs;
+    to->frees += from->frees;
+    to->alloc_bytes += from->alloc_bytes;
+    to->free_bytes += from->free_bytes;
+}
+
+/* What became due since it was touched last; of further cycles than two ahead there is nothing. */
+static void bring_to_locked(struct profile_bucket *b, uint32_t cycle)
+{
+    for (int i = 0; i < 3 && (int32_t)(cycle - b->cycle) > 0; i++) {
+        struct profile_counts *due = &b->future[++b->cycle % 3];
+        counts_add(&b->active, due);
+        *due = (struct profile_counts){0};
+    }
+    if ((int32_t)(cycle - b->cycle) > 0) {
+        b->cycle = cycle;
+    }
+}
+
+static uint32_t cycle_now(void)
+{
+    return load_acq(&heap.sweepgen) / 2; /* acquire: pairs with the flip */
+}
+
+static void count_ended(void *what, uint32_t when)
+{
+    struct profile_bucket *b = what;
+    mutex_lock(&profile.lock);
+    uint32_t cycle = cycle_now();
+    bring_to_locked(b, cycle);
+    uint32_t due = (int32_t)(when + 2 - (cycle + 1)) > 0 ? when + 2 : cycle + 1;
+    struct profile_counts *c = &b->future[due % 3];
+    c->frees++;
+    c->free_bytes += b->size;
+    mutex_unlock(&profile.lock);
+}
+
+static void count_allocated(struct profile_bucket *b, uint32_t when)
+{
+    mutex_lock(&profile.lock);
+    bring_to_locked(b, cycle_now());
+    struct profile_counts *c = (int32_t)(when + 2 - b->cycle) > 0 ? &b->future[(when + 2) % 3]
+                                                                  : &b->active;
+    c->allocs++;
+    c->alloc_bytes += b->size;
+    mutex_unlock(&profile.lock);
+}
+
+struct profile_counts profile_read(struct m *m, const struct profile_bucket *bucket)
+{
+    struct profile_bucket *b = (struct profile_bucket *)(uintptr_t)bucket;
+    m_enter(m);
+    mutex_lock(&profile.lock);
+    uint32_t cycle = cycle_now();
+    bring_to_locked(b, cycle);
+    struct profile_counts c = b->active;
+    if (load_acq(&gc.sweep_done)) { /* acquire: all that the last cycle found dead was told */
+        counts_add(&c, &b->future[(cycle + 1) % 3]);
+    }
+    mutex_unlock(&profile.lock);
+    m_leave(m);
+    return c;
+}
+
+/* -- buckets ----------------------------------------------------------------------------------- */
+
+static uint32_t hash_of(const uintptr_t *pcs, size_t n, size_t size, const struct gctype *type)
+{
+    uint64_t h = size * UINT64_C(0x9E3779B97F4A7C15) ^ (uintptr_t)type;
+    for (size_t i = 0; i < n; i++) {
+        h = (h ^ pcs[i]) * UINT64_C(0x9E3779B97F4A7C15);
+        h ^= h >> 32;
+    }
+    return (uint32_t)h;
+}
+
+static bool is_same(const struct profile_bucket *b, const struct profile_bucket *like,
+                    const uintptr_t *pcs)
+{
+    return b->hash == like->hash && b->depth == like->depth && b->size == like->size &&
+           b->type == like->type && memcmp(b->pcs, pcs, like->depth * sizeof *pcs) == 0;
+}
+
+static struct profile_bucket *bucket_make_locked(const struct profile_bucket *like,
+                                                 const uintptr_t *pcs)
+{
+    size_t bytes = sizeof *like + like->depth * sizeof *pcs;
+    struct profile_bucket *b = persistentalloc(bytes, sizeof(void *), &profile.bytes);
+    if (b == NULL) {
+        return NULL;
+    }
+    *b = *like;
+    b->cycle = cycle_now();
+    memcpy(b->pcs, pcs, like->depth * sizeof *pcs);
+    struct profile_bucket **chain = &profile.chains[like->hash % CHAINS];
+    b->next = *chain;
+    *chain = b;
+    b->all = load_rlx(&profile.all);
+    store_rel(&profile.all, b); /* release: *b; pairs with profile_buckets */
+    return b;
+}
+
+/* NULL: no memory. */
+static struct profile_bucket *bucket_of(const struct profile_bucket *like, const uintptr_t *pcs)
+{
+    struct profile_bucket *b = NULL;
+    mutex_lock(&profile.lock);
+    if (profile.chains == NULL) {
+        profile.chains = persistentalloc(CHAINS * sizeof(void *), CACHE_LINE, &profile.bytes);
+    }
+    if (profile.chains != NULL) {
+        b = profile.chains[like->hash % CHAINS];
+        while (b != NULL && !is_same(b, like, pcs)) {
+            b = b->next;
+        }
+        b = b != NULL ? b : bucket_make_locked(like, pcs);
+    }
+    mutex_unlock(&profile.lock);
+    return b;
+}
+
+/* Frames above the stack's end are none, wherever a chain of calls that was not ended leads. The unwinder takes some KiB,
+ * which the stack of a handler may not have: there nobody is said to have called. */
+static uint32_t callers(const struct m *m, uintptr_t *pcs)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    bool known = here >= m->stack_low && here < m->stack_high;
+    uintptr_t low, high;
+    if (!known && os_altstack_bounds(here, &low, &high)) {
+        return 0;
+    }
+    return (uint32_t)os_unwind(pcs, PROFILE_DEPTH,
+                               here < m->stack_high ? m->stack_high : UINTPTR_MAX);
+}
+
+/* What cannot be counted for lack of memory is not. */
+static void sampled(struct m *m, void *obj)
+{
+    uintptr_t pcs[PROFILE_DEPTH];
+    struct mspan *s;
+    size_t index;
+    struct profile_bucket like = {.depth = callers(m, pcs)};
+    m_enter(m);
+    if (heap_find_object((uintptr_t)obj, &s, &index)) {
+        like.type = s->type;
+        like.size = s->elem_size;
+        like.hash = hash_of(pcs, like.depth, like.size, like.type);
+        struct profile_bucket *b = bucket_of(&like, pcs);
+        uint32_t when = m->cache.sweepgen /
+                        2; /* as the sweeper sees it: its span is of that generation */
+        if (b != NULL && ends_add_sample(obj, b, when)) {
+            count_allocated(b, when);
+        }
+    }
+    m_leave(m);
+}
+
+/* -- outside ----------------------------------------------------------------------------------- */
+
+void profile_init(void)
+{
+    os_unwind_init();
+    ends_sample_ended = count_ended;
+    malloc_sampled = sampled;
+}
+
+const struct profile_bucket *profile_buckets(void)
+{
+    return load_acq(&profile.all); /* acquire: pairs with bucket_make_locked */
+}
+
+uint64_t profile_bytes(void)
+{
+    return load_rlx(&profile.bytes);
+}
+
+int loam_set_mem_profile_rate(int bytes)
+{
+    return (int)xchg_rlx(&heap.sample_rate, bytes > 0 ? (int64_t)bytes : 0); /* relaxed: a rate */
+}
