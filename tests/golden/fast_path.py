@@ -28,6 +28,7 @@ Exit status 77: cannot be said here (no objdump, no release build, another machi
 of what is too long.
 """
 
+import functools
 import os
 import platform
 import re
@@ -64,6 +65,13 @@ def run(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+@functools.cache
+def functions_at(path):
+    """{address: name} of the functions in the one section of the library's code."""
+    return {int(line.split()[0], 16): line.split()[2] for line in run("nm", "--defined-only", path).splitlines()
+            if re.match(r"[0-9a-f]+ [tT] ", line)}
+
+
 def disassemble(path, function):
     """[(address, instruction, operands, relocation or None)] of a function."""
     listing = run("objdump", "-dr", "--no-show-raw-insn", "--disassemble=" + function, path)
@@ -71,7 +79,9 @@ def disassemble(path, function):
     for line in listing.splitlines():
         reloc = re.match(r"\s+[0-9a-f]+: (R_\S+)\s+(\S+)", line)
         if reloc:
-            code[-1][3] = reloc.group(2)
+            inner = re.match(r"loam_text\+0x([0-9a-f]+)$", reloc.group(2))
+            at = int(inner.group(1), 16) + 4 if inner else None  # relative to the end of its own four bytes
+            code[-1][3] = functions_at(path).get(at, reloc.group(2)) if inner else reloc.group(2)
             continue
         match = re.match(r"\s*([0-9a-f]+):\s+(.*?)\s*$", line)
         if match:
@@ -176,7 +186,7 @@ def called(line):
     if reloc is None:
         return "(kernel)"
     text = re.sub(r"[-+]0x[0-9a-f]+$", "", reloc)
-    return re.sub(r"^\.text\.(unlikely\.)?|\.(isra|part|constprop|cold).*$", "", text)
+    return re.sub(r"\.(isra|part|constprop|cold).*$", "", text)
 
 
 def check_function(path, function, calls, atomics):

@@ -455,6 +455,8 @@ static int start_heap(void **state)
     assert_true(mheap_init());
     assert_true(mheap_init());
     heap.sweep_span = gc_sweep_span;
+    store_rlx(&heap.sample_rate,
+              INT64_C(0)); /* runs as long as holes; tests/api/profile.c has the samples */
     for (size_t k = 0; k < CACHES; k++) {
         assert_true(mcache_init(&caches[k]));
         caches[k].sweepgen = load_rlx(&heap.sweepgen);
