@@ -101,8 +101,10 @@ static void read_max_procs(void)
 static void set_debug(const char *key, size_t klen, const char *value, size_t vlen)
 {
     static const char *const keys[] = {
-        "gctrace",   "gcpacertrace", "gccheckmark", "gcstoptheworld", "gcstress",   "clobberfree",
-        "scavtrace", "madvdontneed", "disablethp",  "stacksleep",     "mstackmove", NULL};
+        "gctrace",    "gcpacertrace", "gccheckmark", "gcstoptheworld",
+        "gcstress",   "clobberfree",  "scavtrace",   "madvdontneed",
+        "disablethp", "stacksleep",   "mstackmove",  "memprofilerate",
+        NULL};
     int which = 0;
     while (keys[which] != NULL &&
            !(strlen(keys[which]) == klen && memcmp(keys[which], key, klen) == 0)) {
@@ -147,6 +149,9 @@ static void set_debug(const char *key, size_t klen, const char *value, size_t vl
         break;
     case 10:
         o->mstack_move = v != 0;
+        break;
+    case 11:
+        store_rlx(&heap.sample_rate, (int64_t)(v < INT_MAX ? v : INT_MAX));
         break;
     default:
         o->stack_sleep = v < 100 ? (int)v : 100;

@@ -215,5 +215,6 @@ uint64_t profile_bytes(void)
 
 int loam_set_mem_profile_rate(int bytes)
 {
+    (void)malloc_self(); /* what GODEBUG says came before */
     return (int)xchg_rlx(&heap.sample_rate, bytes > 0 ? (int64_t)bytes : 0); /* relaxed: a rate */
 }

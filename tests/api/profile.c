@@ -5,6 +5,7 @@
  *
  * TEST_LABEL: quick
  * TEST_RUN: default | | | 120
+ * TEST_RUN: variable | GODEBUG=memprofilerate=100000 | --only rates | 60
  * TEST_RUN: stress | GODEBUG=gcstress=50,clobberfree=1 | --only beside_others | 120
  * TEST_RUN: stoptheworld | GODEBUG=gcstoptheworld=1,gccheckmark=1 | | 120 */
 #include "../support/test.h"
@@ -332,7 +333,7 @@ static void forget(size_t from, size_t to)
 
 static void rates(void)
 {
-    EXPECT_EQ(loam_set_mem_profile_rate(1), 512 << 10);
+    EXPECT_EQ(loam_set_mem_profile_rate(1), test_godebug("memprofilerate") ? 100000 : 512 << 10);
     EXPECT_EQ(loam_set_mem_profile_rate(-5), 1);
     EXPECT_EQ(loam_set_mem_profile_rate(0), 0);
     make_pairs(0, 1000);
