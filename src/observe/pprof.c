@@ -7,23 +7,22 @@
  *             is longer than MESSAGE bytes but those that hold one string. gzip's stored blocks: a profile is a few
  *             hundred KiB at most, and whoever keeps many has something better to pack them with; so the
  *             library needs no other.
- * Locking     none: profile.lock for each bucket.
- * From Go     protomem.go, proto.go and protobuf.go in runtime/pprof, which writes its own protocol buffers, too; the scaling of
- *             samples is theirs.
+ * Locking     none.
+ * From Go     protomem.go, proto.go and protobuf.go in runtime/pprof, which writes its own protocol buffers, too.
  * Tests       tests/api/profile.c, which reads them
  */
-#include "observe/out.h"
-#include "observe/profile.h"
+#include "observe/pprof.h"
 
+#include "observe/out.h"
+
+#include "base/check.h"
 #include "heap/fixalloc.h"
-#include "malloc/malloc.h"
+#include "os/os.h"
 
 #include <errno.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-#include <loam/stats.h>
 
 enum {
     MESSAGE = 2048, /* 128 locations of ten bytes, and the rest */
@@ -223,53 +222,30 @@ enum {
 };
 enum { LOCATION_ID = 1, LOCATION_MAPPING, LOCATION_ADDRESS };
 
-/* Strings that every profile has, by their numbers; the first must be empty. */
-enum text {
-    EMPTY,
-    ALLOC_OBJECTS,
-    COUNT,
-    ALLOC_SPACE,
-    BYTES,
-    INUSE_OBJECTS,
-    INUSE_SPACE,
-    SPACE,
-    TYPE,
-    TEXTS
-};
-static const char *const texts[TEXTS] = {
-    [ALLOC_OBJECTS] = "alloc_objects",
-    [COUNT] = "count",
-    [ALLOC_SPACE] = "alloc_space",
-    [BYTES] = "bytes",
-    [INUSE_OBJECTS] = "inuse_objects",
-    [INUSE_SPACE] = "inuse_space",
-    [SPACE] = "space",
-    [TYPE] = "type",
-    [EMPTY] = "",
-};
-
 struct mapping {
     uintptr_t start, limit;
 };
 
-struct profile_writer {
-    struct m *m; /* the caller's */
+enum { TEXTS = 32 }; /* strings of every profile: types, units, keys of labels */
+
+struct pprof {
+    struct out out;
     struct gzip gzip;
     uint64_t nstrings;
     struct ids locations; /* by address */
-    struct ids strings;   /* by the address of what lives for ever */
+    struct ids strings;   /* by address */
     uint64_t nlocations;
     struct mapping *mappings; /* number i has id i + 1 */
     size_t nmappings, room;
 };
 
-static uint64_t put_string(struct profile_writer *w, const char *s)
+static uint64_t put_string(struct pprof *w, const char *s)
 {
     put_field(&w->gzip, PROFILE_STRING, s, strlen(s));
     return w->nstrings++;
 }
 
-static uint64_t string_of(struct profile_writer *w, const char *s)
+static uint64_t string_of(struct pprof *w, const char *s)
 {
     struct id *id = id_slot(&w->strings, (uintptr_t)s);
     if (id->key == 0) {
@@ -279,30 +255,26 @@ static uint64_t string_of(struct profile_writer *w, const char *s)
     return id->id;
 }
 
-static struct message type_message(enum text type, enum text unit)
+static struct message type_message(struct pprof *w, const struct pprof_type *type)
 {
     struct message m = {0};
-    add_number(&m, TYPE_TYPE, type);
-    add_number(&m, TYPE_UNIT, unit);
+    add_number(&m, TYPE_TYPE, string_of(w, type->type));
+    add_number(&m, TYPE_UNIT, string_of(w, type->unit));
     return m;
 }
 
-static void put_head(struct profile_writer *w, int64_t rate)
+static void put_head(struct pprof *w, const struct pprof_head *head)
 {
-    static const enum text types[][2] = {
-        {ALLOC_OBJECTS, COUNT}, {ALLOC_SPACE, BYTES}, {INUSE_OBJECTS, COUNT}, {INUSE_SPACE, BYTES}};
     struct timespec now;
-    for (size_t i = 0; i < TEXTS; i++) {
-        (void)put_string(w, texts[i]);
-    }
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
-        struct message m = type_message(types[i][0], types[i][1]);
+    (void)put_string(w, ""); /* number 0 must be */
+    for (size_t i = 0; i < head->ntypes; i++) {
+        struct message m = type_message(w, &head->types[i]);
         put_message(&w->gzip, PROFILE_SAMPLE_TYPE, &m);
     }
-    struct message period = type_message(SPACE, BYTES);
+    struct message period = type_message(w, &head->period_type);
     put_message(&w->gzip, PROFILE_PERIOD_TYPE, &period);
-    put_number(&w->gzip, PROFILE_PERIOD, (uint64_t)rate);
-    put_number(&w->gzip, PROFILE_DEFAULT, INUSE_SPACE);
+    put_number(&w->gzip, PROFILE_PERIOD, (uint64_t)head->period);
+    put_number(&w->gzip, PROFILE_DEFAULT, string_of(w, head->types[head->ntypes - 1].type));
     clock_gettime(CLOCK_REALTIME, &now);
     put_number(&w->gzip, PROFILE_TIME, (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
 }
@@ -343,7 +315,7 @@ static void copy_text(void *arg, const struct os_text *text)
     to->n++;
 }
 
-static void put_mapping(struct profile_writer *w, struct copied_text *c)
+static void put_mapping(struct pprof *w, struct copied_text *c)
 {
     if (c->file[0] == '\0') {
         ssize_t n = readlink("/proc/self/exe", c->file, sizeof c->file - 1);
@@ -361,7 +333,7 @@ static void put_mapping(struct profile_writer *w, struct copied_text *c)
 }
 
 /* False: no memory. */
-static bool put_mappings(struct profile_writer *w)
+static bool put_mappings(struct pprof *w)
 {
     struct copy_texts texts_of = {0};
     os_each_text(copy_text, &texts_of);
@@ -381,7 +353,7 @@ static bool put_mappings(struct profile_writer *w)
     return ok;
 }
 
-static uint64_t mapping_of(const struct profile_writer *w, uintptr_t pc)
+static uint64_t mapping_of(const struct pprof *w, uintptr_t pc)
 {
     for (size_t i = 0; i < w->nmappings; i++) {
         if (pc >= w->mappings[i].start && pc < w->mappings[i].limit) {
@@ -393,7 +365,7 @@ static uint64_t mapping_of(const struct profile_writer *w, uintptr_t pc)
 
 /* -- samples ------------------------------------------------------------------------------------- */
 
-static uint64_t location_of(struct profile_writer *w, uintptr_t pc)
+static uint64_t location_of(struct pprof *w, uintptr_t pc)
 {
     struct id *id = id_slot(&w->locations, pc);
     if (id->key == 0) {
@@ -408,110 +380,77 @@ static uint64_t location_of(struct profile_writer *w, uintptr_t pc)
     return id->id;
 }
 
-/* e^-x for x >= 0: by halving it until the series is short. */
-static double exp_minus(double x)
-{
-    if (x > 40) {
-        return 0;
-    }
-    int halvings = 0;
-    while (x > 1.0 / 16) {
-        x /= 2;
-        halvings++;
-    }
-    double e = 1 - x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5))));
-    for (; halvings > 0; halvings--) {
-        e *= e;
-    }
-    return e;
-}
-
-/* An object of size bytes was sampled with a probability of 1 - e^(-size / rate). */
-static double scale_of(size_t size, int64_t rate)
-{
-    return rate <= 1 ? 1 : 1 / (1 - exp_minus((double)size / (double)rate));
-}
-
-static struct message label(uint64_t key, unsigned field, uint64_t value)
+static struct message label_message(struct pprof *w, const struct pprof_label *label)
 {
     struct message m = {0};
-    add_number(&m, LABEL_KEY, key);
-    add_number(&m, field, value);
-    if (field == LABEL_NUMBER) {
-        add_number(&m, LABEL_UNIT, BYTES);
+    add_number(&m, LABEL_KEY, string_of(w, label->key));
+    if (label->text != NULL) {
+        add_number(&m, LABEL_TEXT, string_of(w, label->text));
+    } else {
+        add_number(&m, LABEL_NUMBER, label->number);
+        add_number(&m, LABEL_UNIT, string_of(w, "bytes"));
     }
     return m;
 }
 
-static void put_sample(struct profile_writer *w, const struct profile_bucket *b, int64_t rate)
+void pprof_put(struct pprof *w, const struct pprof_sample *s)
 {
-    struct profile_counts c = profile_read(w->m, b);
-    if (c.allocs == 0) {
-        return;
-    }
-    double scale = scale_of(b->size, rate);
     struct message locations = {0}, values = {0}, m = {0};
-    for (uint32_t i = 0; i < b->depth; i++) {
-        add_varint(&locations, location_of(w, b->pcs[i]));
+    for (size_t i = 0; i < s->depth; i++) {
+        add_varint(&locations, location_of(w, s->pcs[i]));
     }
-    add_varint(&values, (uint64_t)((double)c.allocs * scale + 0.5));
-    add_varint(&values, (uint64_t)((double)c.alloc_bytes * scale + 0.5));
-    add_varint(&values, (uint64_t)((double)(c.allocs - c.frees) * scale + 0.5));
-    add_varint(&values, (uint64_t)((double)(c.alloc_bytes - c.free_bytes) * scale + 0.5));
-    uint64_t type = string_of(w, b->type->name);
-    struct message size_label = label(BYTES, LABEL_NUMBER, b->size);
-    struct message type_label = label(TYPE, LABEL_TEXT, type);
+    for (size_t i = 0; i < s->nvalues; i++) {
+        add_varint(&values, s->values[i]);
+    }
     add_message(&m, SAMPLE_LOCATIONS, &locations);
     add_message(&m, SAMPLE_VALUES, &values);
-    add_message(&m, SAMPLE_LABEL, &size_label);
-    add_message(&m, SAMPLE_LABEL, &type_label);
+    for (size_t i = 0; i < s->nlabels; i++) {
+        struct message label = label_message(w, &s->labels[i]);
+        add_message(&m, SAMPLE_LABEL, &label);
+    }
     put_message(&w->gzip, PROFILE_SAMPLE, &m);
 }
 
-static int write_heap(struct profile_writer *w, struct out *out)
+static void release(struct pprof *w)
 {
-    const struct profile_bucket *first =
-        profile_buckets(); /* those that come later are not in it */
-    size_t npcs = 0, nbuckets = 0;
-    for (const struct profile_bucket *b = first; b != NULL; b = b->all) {
-        npcs += b->depth;
-        nbuckets++;
-    }
-    int64_t rate = load_rlx(&heap.sample_rate);
-    gzip_begin(&w->gzip, out);
-    put_head(w, rate);
-    if (!ids_init(&w->locations, npcs) || !ids_init(&w->strings, nbuckets) || !put_mappings(w)) {
-        errno = ENOMEM;
-        return -1;
-    }
-    for (const struct profile_bucket *b = first; b != NULL; b = b->all) {
-        put_sample(w, b, rate);
-    }
-    gzip_end(&w->gzip);
-    return out_end(out);
+    int error = errno;
+    ids_fini(&w->locations);
+    ids_fini(&w->strings);
+    metafree(w->mappings, w->room * sizeof *w->mappings);
+    metafree(w, sizeof *w);
+    errno = error;
 }
 
-int loam_write_heap_profile(int fd)
+struct pprof *pprof_begin(int fd, const struct pprof_head *head, size_t most_pcs, size_t most_texts)
 {
-    struct m *m = malloc_self();
-    if (m == NULL) {
-        return -1;
-    }
-    struct out *out = metaalloc(sizeof *out);
-    struct profile_writer *w = metaalloc(sizeof *w);
-    int result = -1;
-    if (out == NULL || w == NULL) {
+    struct pprof *w = metaalloc(sizeof *w);
+    if (w == NULL) {
         errno = ENOMEM;
-    } else if (out_init(out, fd)) {
-        w->m = m;
-        result = write_heap(w, out);
-        int error = errno;
-        ids_fini(&w->locations);
-        ids_fini(&w->strings);
-        metafree(w->mappings, w->room * sizeof *w->mappings);
-        errno = error;
+        return NULL;
     }
-    metafree(w, sizeof *w);
-    metafree(out, sizeof *out);
+    if (!out_init(&w->out, fd)) {
+        release(w);
+        return NULL;
+    }
+    if (!ids_init(&w->locations, most_pcs) || !ids_init(&w->strings, most_texts + TEXTS)) {
+        errno = ENOMEM;
+        release(w);
+        return NULL;
+    }
+    gzip_begin(&w->gzip, &w->out);
+    put_head(w, head);
+    if (!put_mappings(w)) {
+        errno = ENOMEM;
+        release(w);
+        return NULL;
+    }
+    return w;
+}
+
+int pprof_end(struct pprof *w)
+{
+    gzip_end(&w->gzip);
+    int result = out_end(&w->out);
+    release(w);
     return result;
 }

@@ -10,11 +10,13 @@
  *             What loam_free frees counts when its allocation does, at the earliest. Nobody walks the buckets at the end of
  *             a cycle: each is brought up to date when it is touched.
  * Locking     profile.lock, a leaf; taken while busy, or under ends.lock.
- * From Go     mprof.go; differs: by type, too; samples are drawn by run, not by object; buckets are brought up to date one by
+ * From Go     mprof.go, and the scaling of samples in protomem.go; differs: by type, too; samples are drawn by run, not by object; buckets are brought up to date one by
  *             one, under a lock.
  * Tests       tests/api/profile.c
  */
 #include "observe/profile.h"
+
+#include "observe/pprof.h"
 
 #include "gc/ends.h"
 #include "heap/fixalloc.h"
@@ -25,6 +27,25 @@
 #include <loam/stats.h>
 
 enum { CHAINS = 1 << 14 };
+
+struct profile_counts {
+    uint64_t allocs, frees, alloc_bytes, free_bytes;
+};
+
+/* All samples of one size and type that one chain of calls allocated. Never freed. */
+struct profile_bucket {
+    struct profile_bucket *next; /* in its hash chain; fixed once it is found there */
+    struct profile_bucket *all;  /* of all, the one made before */
+    uint32_t hash;
+    uint32_t depth;
+    const struct gctype *type;
+    size_t size;
+    struct profile_counts
+        active; /* as of the last cycle that ended; this and what follows: profile.lock */
+    struct profile_counts future[3]; /* of cycle n at [n % 3] */
+    uint32_t cycle;                  /* up to which active has it */
+    uintptr_t pcs[];
+};
 
 static struct {
     struct mutex lock;
@@ -85,9 +106,8 @@ static void count_allocated(struct profile_bucket *b, uint32_t when)
     mutex_unlock(&profile.lock);
 }
 
-struct profile_counts profile_read(struct m *m, const struct profile_bucket *bucket)
+static struct profile_counts counts_of(struct m *m, struct profile_bucket *b)
 {
-    struct profile_bucket *b = (struct profile_bucket *)(uintptr_t)bucket;
     m_enter(m);
     mutex_lock(&profile.lock);
     uint32_t cycle = cycle_now();
@@ -135,7 +155,7 @@ static struct profile_bucket *bucket_make_locked(const struct profile_bucket *li
     b->next = *chain;
     *chain = b;
     b->all = load_rlx(&profile.all);
-    store_rel(&profile.all, b); /* release: *b; pairs with profile_buckets */
+    store_rel(&profile.all, b); /* release: *b; pairs with loam_write_heap_profile */
     return b;
 }
 
@@ -168,14 +188,14 @@ static uint32_t callers(const struct m *m, uintptr_t *pcs)
     if (!known && os_altstack_bounds(here, &low, &high)) {
         return 0;
     }
-    return (uint32_t)os_unwind(pcs, PROFILE_DEPTH,
+    return (uint32_t)os_unwind(pcs, PPROF_DEPTH,
                                here < m->stack_high ? m->stack_high : UINTPTR_MAX);
 }
 
 /* What cannot be counted for lack of memory is not. */
 static void sampled(struct m *m, void *obj)
 {
-    uintptr_t pcs[PROFILE_DEPTH];
+    uintptr_t pcs[PPROF_DEPTH];
     struct mspan *s;
     size_t index;
     struct profile_bucket like = {.depth = callers(m, pcs)};
@@ -194,6 +214,82 @@ static void sampled(struct m *m, void *obj)
     m_leave(m);
 }
 
+/* -- writing ----------------------------------------------------------------------------------- */
+
+/* e^-x for x >= 0: by halving it until the series is short. */
+static double exp_minus(double x)
+{
+    if (x > 40) {
+        return 0;
+    }
+    int halvings = 0;
+    while (x > 1.0 / 16) {
+        x /= 2;
+        halvings++;
+    }
+    double e = 1 - x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5))));
+    for (; halvings > 0; halvings--) {
+        e *= e;
+    }
+    return e;
+}
+
+/* An object of size bytes was sampled with a probability of 1 - e^(-size / rate). */
+static double scale_of(size_t size, int64_t rate)
+{
+    return rate <= 1 ? 1 : 1 / (1 - exp_minus((double)size / (double)rate));
+}
+
+static void put_bucket(struct pprof *w, struct m *m, struct profile_bucket *b, int64_t rate)
+{
+    struct profile_counts c = counts_of(m, b);
+    if (c.allocs == 0) {
+        return;
+    }
+    double scale = scale_of(b->size, rate);
+    const uint64_t counted[] = {c.allocs, c.alloc_bytes, c.allocs - c.frees,
+                                c.alloc_bytes - c.free_bytes};
+    struct pprof_sample s = {
+        .pcs = b->pcs,
+        .depth = b->depth,
+        .nvalues = 4,
+        .labels = {{.key = "bytes", .number = b->size}, {.key = "type", .text = b->type->name}},
+        .nlabels = 2,
+    };
+    for (size_t i = 0; i < s.nvalues; i++) {
+        s.values[i] = (uint64_t)((double)counted[i] * scale + 0.5);
+    }
+    pprof_put(w, &s);
+}
+
+int loam_write_heap_profile(int fd)
+{
+    static const struct pprof_type types[] = {{"alloc_objects", "count"},
+                                              {"alloc_space", "bytes"},
+                                              {"inuse_objects", "count"},
+                                              {"inuse_space", "bytes"}};
+    struct m *m = malloc_self();
+    if (m == NULL) {
+        return -1;
+    }
+    /* acquire: pairs with bucket_make_locked. Those that come later are not in it. */
+    struct profile_bucket *first = load_acq(&profile.all);
+    size_t npcs = 0, nbuckets = 0;
+    for (struct profile_bucket *b = first; b != NULL; b = b->all) {
+        npcs += b->depth;
+        nbuckets++;
+    }
+    struct pprof_head head = {types, 4, {"space", "bytes"}, load_rlx(&heap.sample_rate)};
+    struct pprof *w = pprof_begin(fd, &head, npcs, nbuckets);
+    if (w == NULL) {
+        return -1;
+    }
+    for (struct profile_bucket *b = first; b != NULL; b = b->all) {
+        put_bucket(w, m, b, head.period);
+    }
+    return pprof_end(w);
+}
+
 /* -- outside ----------------------------------------------------------------------------------- */
 
 void profile_init(void)
@@ -201,11 +297,6 @@ void profile_init(void)
     os_unwind_init();
     ends_sample_ended = count_ended;
     malloc_sampled = sampled;
-}
-
-const struct profile_bucket *profile_buckets(void)
-{
-    return load_acq(&profile.all); /* acquire: pairs with bucket_make_locked */
 }
 
 uint64_t profile_bytes(void)
