@@ -126,6 +126,10 @@ LOAM_API int loam_set_mem_profile_rate(int bytes);
  * Objects that a signal handler allocated over code of the library are not in it. */
 LOAM_API int loam_write_heap_profile(int fd);
 
+/* Writes how many goroutines wait where, and for what (label `state`), in the same format. Nothing is stopped: each is looked
+ * at by itself, one that runs has no calls. For people: loam_write_goroutines. Returns as loam_write_heap_profile does. */
+LOAM_API int loam_write_goroutine_profile(int fd);
+
 #ifdef __cplusplus
 }
 #endif

@@ -247,7 +247,8 @@ void os_backtrace_prepare(void);
 
 /* unwind.c: the calls that lead to the caller, innermost first, each an address within the call instruction, the library's
  * own left out. At most `most`, and only while frames lie below `high`. How many. */
-void os_unwind_init(void); /* once, at start */
+void os_unwind_init(void);         /* once, at start */
+bool os_is_own_code(uintptr_t pc); /* false in doubt */
 size_t os_unwind(uintptr_t *pcs, size_t most, uintptr_t high);
 
 /* An alternate signal stack for the calling thread, if it has none; it lasts as long as the thread. False: no memory. */

@@ -43,6 +43,11 @@ void os_unwind_init(void)
     }
 }
 
+bool os_is_own_code(uintptr_t pc)
+{
+    return pc - own.begin < own.end - own.begin;
+}
+
 struct walk {
     uintptr_t *pcs;
     size_t n, most;
@@ -60,7 +65,7 @@ static _Unwind_Reason_Code frame(struct _Unwind_Context *context, void *arg)
         return _URC_END_OF_STACK;
     }
     pc -= before ? 0 : 1; /* into the call: what follows it may be another line */
-    w->outside = w->outside || pc - own.begin >= own.end - own.begin;
+    w->outside = w->outside || !os_is_own_code(pc);
     if (w->outside) {
         w->pcs[w->n++] = pc;
     }

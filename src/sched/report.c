@@ -20,7 +20,7 @@
 #include <loam/sched.h>
 
 enum {
-    FRAMES = 32,
+    FRAMES = 32,           /* in a crash */
     ROOM_BYTES = 16 << 10, /* of a stack, for the unwinder */
     CRASH_MOST = 100,      /* goroutines told of in a crash */
 };
@@ -54,35 +54,35 @@ static bool say_head(int fd, const struct g *g, const char *state)
                g->name[0] != 0 ? " " : "", g->name);
 }
 
-/* What a goroutine was found to do. */
-struct look {
+struct looking {
+    struct goroutine_look look;
     struct g *g;
-    bool done, running;
-    const char *why;
-    void *pcs[FRAMES];
-    size_t n;
+    bool done;
 };
 
 /* Busy while the goroutine is claimed, so that nobody who waits for it waits for a thread that stands still; and
  * called with the loader's lock, which the unwinder takes too, and which is held while threads are made to stop. */
 static void look_once(void *arg, uintptr_t start, size_t bytes)
 {
-    struct look *look = arg;
-    struct g *g = look->g;
+    struct looking *l = arg;
+    struct goroutine_look *look = &l->look;
+    struct g *g = l->g;
     struct m *m = m_self;
     (void)start, (void)bytes;
-    if (look->done) {
+    if (l->done) {
         return;
     }
-    look->done = true;
+    l->done = true;
     if (m != NULL) {
         m_enter_shallow(m);
     }
-    look->running = load_acq(&g->status) == G_RUNNING;
+    look->why = load_acq(&g->status) == G_RUNNING ? "running" : NULL;
     if (gscan_claim(g, G_PARKED)) {
         const char *why = load_rlx(&g->why);
         look->why = why != NULL ? why : "runnable";
-        look->n = g->sp - g->stack_low > ROOM_BYTES ? os_backtrace_of(g->sp, look->pcs, FRAMES) : 0;
+        look->n = g->sp - g->stack_low > ROOM_BYTES
+                      ? os_backtrace_of(g->sp, look->pcs, GOROUTINE_FRAMES)
+                      : 0;
         gscan_unclaim(g);
     }
     if (m != NULL) {
@@ -90,19 +90,22 @@ static void look_once(void *arg, uintptr_t start, size_t bytes)
     }
 }
 
-static bool report_one(int fd, struct g *g)
+bool report_look(uint32_t index, struct goroutine_look *look)
 {
-    struct look look = {.g = g};
-    os_each_data_range(look_once, &look);
-    if (look.running) {
-        return say_head(fd, g, "running") && put(fd, "\n", 1);
+    struct looking l = {.g = allg_get(index)};
+    if (load_acq(&l.g->status) == G_DEAD) {
+        return false;
     }
-    if (look.why == NULL) {
-        return true; /* it has just ended, or the collector looks at it */
-    }
-    bool ok = say_head(fd, g, look.why);
-    if (look.n != 0) {
-        os_backtrace_write(look.pcs, look.n, fd);
+    os_each_data_range(look_once, &l);
+    *look = l.look;
+    return look->why != NULL;
+}
+
+static bool report_one(int fd, uint32_t index, struct goroutine_look *look)
+{
+    bool ok = say_head(fd, allg_get(index), look->why);
+    if (look->n != 0) {
+        os_backtrace_write(look->pcs, look->n, fd);
     }
     return ok && put(fd, "\n", 1);
 }
@@ -111,16 +114,15 @@ static int report(int fd, uint32_t most)
 {
     uint32_t told = 0;
     for (uint32_t i = 0; i < allg_count(); i++) {
-        struct g *g = allg_get(i);
-        uint32_t status = load_acq(&g->status);
-        if (status == G_DEAD) {
+        struct goroutine_look look;
+        if (!report_look(i, &look)) {
             continue;
         }
         if (told++ == most) {
             (void)say(fd, "... and more\n");
             break;
         }
-        if (!report_one(fd, g)) {
+        if (!report_one(fd, i, &look)) {
             return -1;
         }
     }

@@ -149,7 +149,7 @@ static void read_label(struct profile *p, struct sample *s, struct bytes b)
     if (strcmp(p->strings[key], "bytes") == 0) {
         s->bytes = number;
     } else {
-        EXPECT_STR_EQ(p->strings[key], "type");
+        EXPECT_STR_EQ(p->strings[key], p->ntypes == VALUES ? "type" : "state");
         snprintf(s->type, sizeof s->type, "%s", p->strings[text]);
     }
 }
@@ -183,7 +183,7 @@ static void read_sample(struct profile *p, struct bytes b)
             FAIL("an unknown field of a sample");
         }
     }
-    EXPECT_EQ(nvalues, VALUES);
+    EXPECT_EQ(nvalues, p->ntypes);
     EXPECT_GT(s->values[0], 0);
     EXPECT_GE(s->values[0], s->values[2]);
     EXPECT_GE(s->values[1], s->values[3]);
@@ -251,17 +251,17 @@ static void profile_parse(struct profile *p)
             break;
         }
     }
-    EXPECT_EQ(p->ntypes, VALUES);
     EXPECT_STR_EQ(p->strings[0], "");
     EXPECT_GE(p->nmappings, 1);
 }
 
-static struct profile *profile_read(void)
+/* Another one is forgotten. */
+static struct profile *profile_of(int (*write_it)(int fd))
 {
     static struct profile p;
     int fd = memfd_create("profile", MFD_CLOEXEC);
     EXPECT_GE(fd, 0);
-    EXPECT_EQ(loam_write_heap_profile(fd), 0);
+    EXPECT_EQ(write_it(fd), 0);
     off_t size = lseek(fd, 0, SEEK_END);
     uint8_t *z = malloc((size_t)size);
     EXPECT_EQ(pread(fd, z, (size_t)size, 0), size);
@@ -275,6 +275,11 @@ static struct profile *profile_read(void)
     free(z);
     profile_parse(&p);
     return &p;
+}
+
+static struct profile *profile_read(void)
+{
+    return profile_of(loam_write_heap_profile);
 }
 
 /* -- allocating ---------------------------------------------------------------------------------- */
@@ -463,6 +468,44 @@ static void goroutines(void)
     forget(0, 50);
 }
 
+static loam_chan *never;
+
+KNOWN static void waits(void *arg)
+{
+    uint64_t got;
+    (void)arg;
+    (void)loam_chan_recv(never, &got);
+    __asm__ volatile("" ::: "memory");
+}
+
+KNOWN static void sleeps(void *arg)
+{
+    (void)arg;
+    loam_sleep(SECONDS(100));
+    __asm__ volatile("" ::: "memory");
+}
+
+static int64_t parked_in(const void *fn, const char *state)
+{
+    return sum_of(profile_of(loam_write_goroutine_profile), fn, state, 0).values[0];
+}
+
+static void goroutine_profile(void)
+{
+    never = loam_chan_make_bytes(sizeof(uint64_t), 0);
+    EXPECT_NOT_NULL(never);
+    for (int i = 0; i < 100; i++) {
+        go(waits, NULL);
+    }
+    go(sleeps, NULL);
+    WAIT_FOR(60, parked_in(waits, NULL) == 100 && parked_in(sleeps, NULL) == 1);
+    EXPECT_EQ(parked_in(waits, "channel receive"), 100);
+    EXPECT_EQ(parked_in(sleeps, "sleep"), 1);
+    loam_chan_close(never);
+    WAIT_FOR(60, parked_in(waits, NULL) == 0);
+    EXPECT_ERRNO(loam_write_goroutine_profile(-1), -1, EBADF);
+}
+
 static _Atomic(size_t) finalized;
 
 static void at_end(void *obj, void *arg)
@@ -568,6 +611,7 @@ int main(int argc, char **argv)
     RUN(each_object);
     RUN(as_of_the_last_cycle);
     RUN(goroutines);
+    RUN(goroutine_profile);
     RUN(finalizers);
     RUN(sums_of_samples);
     RUN(errors);

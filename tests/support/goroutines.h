@@ -13,6 +13,7 @@
 
 #define MICROSECONDS(n) ((int64_t)(n)*1000)
 #define MILLISECONDS(n) ((int64_t)(n)*1000000)
+#define SECONDS(n) ((int64_t)(n)*1000000000)
 
 static inline bool emulated(void)
 {
