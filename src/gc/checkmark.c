@@ -38,6 +38,7 @@
  * Tests       tests/stress/missed_barrier.c; tests/api with gccheckmark=1
  */
 #include "gc/mark.h"
+#include "gc/walk.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -46,7 +47,6 @@
 
 enum {
     WORD = sizeof(uintptr_t),
-    PIECE = 128 << 10, /* bytes shown to a scan function at once, as in mark.c */
     TEXT = 160,
     WARNINGS_MAX = 256,
 };
@@ -155,92 +155,20 @@ static _Noreturn COLD void report_lost(const struct holder *h, uintptr_t where, 
 
 /* -- every marked object's children ------------------------------------------------------------ */
 
-static void check_word(const struct holder *h, uintptr_t where, uintptr_t word)
+static void check_word(void *arg, uintptr_t where, uintptr_t word)
 {
+    const struct holder *h = arg;
     struct target t;
     if (find_target(word, &t) && !t.marked && (t.exact || !h->starts_only)) {
         report_lost(h, where, word, &t); /* [checkmark.marked] */
     }
 }
 
-static NO_SANITIZE void check_range(const struct holder *h, uintptr_t start, uintptr_t limit)
-{
-    for (uintptr_t p = align_up(start, WORD); p + WORD <= limit; p += WORD) {
-        check_word(h, p, *(const volatile uintptr_t *)p);
-    }
-}
-
-static void check_fields(const struct holder *h, const struct gctype *t, uintptr_t obj)
-{
-    for (uint32_t i = 0; i < t->nfields; i++) {
-        uintptr_t from = obj + t->fields[i].offset;
-        check_range(h, from, from + (size_t)t->fields[i].words * WORD);
-    }
-}
-
-static void check_mask(const struct holder *h, const struct gctype *t, uintptr_t obj)
-{
-    for (uint64_t m = t->mask; m != 0; m &= m - 1) {
-        uintptr_t p = obj + (size_t)ctz64(m) * WORD;
-        check_range(h, p, p + WORD);
-    }
-}
-
-static void check_marked_word(void *arg, uintptr_t word)
-{
-    check_word(arg, 0, word);
-}
-
-/* The program's scan function, in the pieces in which the marker calls it. */
-static void check_by_function(struct holder *h, const struct gctype *t, uintptr_t obj, size_t bytes)
-{
-    struct loam_marker m = {.fn = check_marked_word, .arg = h};
-    size_t piece = h->span->sizeclass != 0 ? bytes
-                   : t->size >= PIECE      ? t->size
-                                           : PIECE / t->size * t->size;
-    for (size_t from = 0; from < bytes; from += piece) {
-        size_t n = bytes - from < piece ? bytes - from : piece;
-        n = n / t->size * t->size;
-        if (n != 0) {
-            t->scan((const void *)(obj + from), n, &m);
-        }
-    }
-}
-
-/* As scan_piece in mark.c. */
 static void check_contents(const struct mspan *s, size_t index, const char *root)
 {
-    const struct gctype *t = s->type;
-    uintptr_t obj = mspan_object(s, index);
-    size_t bytes = s->elem_size;
     struct holder h = {.span = s, .index = index, .root = root};
-    h.starts_only = t == &gctype_conservative || heap.pointer_mask != UINTPTR_MAX;
-    switch (t->kind) {
-    case SCAN_NONE:
-        break;
-    case SCAN_ALL:
-        check_range(&h, obj, obj + bytes);
-        break;
-    case SCAN_MASK:
-        for (size_t at = 0; at + t->size <= bytes; at += t->size) {
-            check_mask(&h, t, obj + at);
-        }
-        break;
-    case SCAN_FIELDS:
-        for (size_t at = 0; at + t->size <= bytes; at += t->size) {
-            check_fields(&h, t, obj + at);
-        }
-        break;
-    case SCAN_FLEX:
-        check_fields(&h, t, obj);
-        if (t->tail_words) {
-            check_range(&h, obj + t->tail_offset, obj + bytes);
-        }
-        break;
-    case SCAN_FN:
-        check_by_function(&h, t, obj, bytes);
-        break;
-    }
+    h.starts_only = s->type == &gctype_conservative || heap.pointer_mask != UINTPTR_MAX;
+    walk_object(s, index, check_word, &h);
 }
 
 static void check_children(const struct mspan *s, size_t index)
@@ -385,23 +313,14 @@ static void each_span(bool forgotten)
     }
 }
 
-static bool is_witness(const char *kind)
+static void check_root(void *arg, const struct root *r)
 {
-    static const char *const not [] = {"stack", "register", "thread-local storage", "loam_stack"};
-    for (size_t i = 0; i < sizeof not / sizeof not [0]; i++) {
-        if (strcmp(kind, not [i]) == 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void check_root(void *arg, const char *kind, uintptr_t where, uintptr_t word)
-{
+    static const char *const witnesses[] = {
+        [ROOT_DATA] = "data", [ROOT_RANGE] = "registered roots", [ROOT_PIN] = "pin"};
     (void)arg;
-    if (is_witness(kind)) {
-        struct holder h = {.root = kind, .starts_only = where != 0};
-        check_word(&h, where, word);
+    if (r->kind <= ROOT_PIN) {
+        struct holder h = {.root = witnesses[r->kind], .starts_only = r->where != 0};
+        check_word(&h, r->where, r->word);
     }
 }
 

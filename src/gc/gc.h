@@ -10,6 +10,7 @@
  *   sweep.c    unmarked slots become free
  *   ends.c     finalizers, cleanups, weak pointers, ephemerons
  *   checkmark.c  a second marker that finds what the first one missed
+ *   walk.c     the words of an object, for who looks at the heap
  */
 #ifndef GC_GC_H
 #define GC_GC_H
@@ -239,9 +240,29 @@ bool gc_unpin(struct m *m, uintptr_t obj);
 struct loam_stack *gc_stack_add(struct m *m, uintptr_t start, size_t bytes, void *const *top);
 int gc_stack_set(struct m *m, struct loam_stack *s, uintptr_t live, size_t bytes);
 void gc_stack_remove(struct m *m, struct loam_stack *s);
-/* For each word that a root holds: fn(arg, kind, where, word); world stopped. */
-void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word),
-                  void *arg);
+/* A word outside of the heap that counts as a pointer, and where it is. */
+enum root_kind {
+    ROOT_DATA,
+    ROOT_RANGE, /* registered */
+    ROOT_PIN,
+    ROOT_HANDLER, /* argument of an out-of-memory handler */
+    ROOT_STACK,
+    ROOT_REGISTER,
+    ROOT_TLS,
+    ROOT_ARGUMENT, /* of a goroutine that has not begun */
+    ROOT_MSTACK,   /* a managed stack that somebody has entered */
+};
+struct root {
+    enum root_kind kind;
+    uintptr_t start; /* of the range, or of the live part of the stack, around it; else 0 */
+    uintptr_t where; /* its address; of a register the number; 0: it has none */
+    uintptr_t word;
+};
+typedef void root_fn(void *arg, const struct root *r);
+/* Those that belong to no thread. World stopped, or a frozen copy. */
+void gc_each_root(root_fn *fn, void *arg);
+/* Those of m, which stands still where ctx says; NULL: it runs, nobody knows where. A frozen copy. */
+void gc_each_thread_root(struct m *m, const struct m_context *ctx, root_fn *fn, void *arg);
 void gc_roots_fork_child(void);
 
 /* pressure.c */

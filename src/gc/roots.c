@@ -11,6 +11,7 @@
  * Tests       tests/api/roots.c, tests/api/threads.c, tests/stress/dlopen_loop.c
  */
 #include "gc/mark.h"
+#include "gc/walk.h"
 
 #include "heap/fixalloc.h"
 
@@ -315,9 +316,9 @@ static NO_SANITIZE uintptr_t own_stack_from(struct m *m, uintptr_t low, uintptr_
     return from;
 }
 
-typedef void part_fn(void *m, uintptr_t start, size_t bytes);
+typedef void part_fn(void *arg, uintptr_t start, size_t bytes);
 
-static void each_own_part(struct m *m, const struct m_context *ctx, part_fn *fn)
+static void each_own_part(struct m *m, const struct m_context *ctx, part_fn *fn, void *arg)
 {
     uintptr_t from = ctx->sp;
     if (from >= m->stack_low && from < m->stack_high) {
@@ -325,20 +326,20 @@ static void each_own_part(struct m *m, const struct m_context *ctx, part_fn *fn)
     } else {
         from = 0;
         if (ctx->alt_limit != 0) {
-            fn(m, ctx->sp - RED_ZONE, ctx->alt_limit - ctx->sp + RED_ZONE);
+            fn(arg, ctx->sp - RED_ZONE, ctx->alt_limit - ctx->sp + RED_ZONE);
             from = own_stack_from(m, ctx->sp, ctx->alt_limit);
         }
         uintptr_t mapped = os_mapped_low(m->stack_low, m->stack_high);
         from = from < mapped ? mapped : from;
     }
-    fn(m, from, m->stack_high - from);
+    fn(arg, from, m->stack_high - from);
 }
 
 /* Call fn for all of m's stacks that is live. */
-static void each_stack_part(struct m *m, const struct m_context *ctx, part_fn *fn)
+static void each_stack_part(struct m *m, const struct m_context *ctx, part_fn *fn, void *arg)
 {
-    fn(m, ctx->frame, ctx->frame_limit - ctx->frame);
-    each_own_part(m, ctx, fn);
+    fn(arg, ctx->frame, ctx->frame_limit - ctx->frame);
+    each_own_part(m, ctx, fn, arg);
     for (const struct stack_ref *ref = m->stacks; ref != NULL; ref = ref->next) {
         struct loam_stack *s = ref->stack;
         uintptr_t from, to;
@@ -350,7 +351,7 @@ static void each_stack_part(struct m *m, const struct m_context *ctx, part_fn *f
                 from = ctx->sp - RED_ZONE > s->start ? ctx->sp - RED_ZONE : s->start;
                 to = s->limit;
             }
-            fn(m, from, to - from);
+            fn(arg, from, to - from);
         }
         sub_acqrel(&s->scanners, 1u); /* release: our reads are done */
     }
@@ -368,7 +369,7 @@ void gc_scan_thread(struct m *m, const struct m_context *ctx)
     for (size_t i = 0; i < ctx->nregs; i++) {
         mark_word(&m->work, ctx->regs[i]);
     }
-    each_stack_part(m, ctx, scan_stack_part);
+    each_stack_part(m, ctx, scan_stack_part, m);
     os_each_tls_range(m->tp, scan_own, m);
     if (m->mstacks != NULL) {
         void (*scan)(struct m *) = load_acq(&gc.scan_managed); /* acquire: loam_mstack_make */
@@ -378,15 +379,15 @@ void gc_scan_thread(struct m *m, const struct m_context *ctx)
     gcwork_publish(&m->work);
 }
 
-static void restart_part(void *m, uintptr_t start, size_t bytes)
+static void restart_part(void *unused, uintptr_t start, size_t bytes)
 {
-    (void)m;
+    (void)unused;
     os_signal_frames_restart(start, start + bytes);
 }
 
 void gc_restart_stores(struct m *m, const struct m_context *ctx)
 {
-    each_stack_part(m, ctx, restart_part);
+    each_stack_part(m, ctx, restart_part, NULL);
 }
 
 void gc_scan_stacks(struct m *m)
@@ -520,66 +521,80 @@ void gc_stack_remove(struct m *m, struct loam_stack *s)
     m_leave(m);
 }
 
-/* -- for the checkers: world stopped ----------------------------------------------------------- */
+/* -- for checkers and reports ------------------------------------------------------------------ */
 
 struct each {
-    void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word);
+    root_fn *fn;
     void *arg;
-    const char *kind;
+    struct root root;
 };
 
-static NO_SANITIZE void each_word(void *arg, uintptr_t start, size_t bytes)
+static void each_root_word(void *arg, uintptr_t where, uintptr_t word)
 {
     struct each *e = arg;
-    for (uintptr_t p = align_up(start, sizeof p); p + sizeof p <= start + bytes; p += sizeof p) {
-        e->fn(e->arg, e->kind, p, *(const volatile uintptr_t *)p);
-    }
+    e->root.where = where;
+    e->root.word = word;
+    e->fn(e->arg, &e->root);
 }
 
-static void each_stack(struct each *e, const struct loam_stack *s)
+static void each_part(void *arg, uintptr_t start, size_t bytes)
 {
-    uintptr_t from, to;
-    stack_live(s, &from, &to);
-    each_word(e, from, to - from);
+    struct each *e = arg;
+    e->root.start = start;
+    walk_range(start, start + bytes, each_root_word, e);
 }
 
-void gc_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word),
-                  void *arg)
+static void each_of_kind(struct each *e, enum root_kind kind, uintptr_t start, size_t bytes)
 {
-    struct each e = {fn, arg, "data"};
-    os_each_data_range(each_word, &e);
+    e->root.kind = kind;
+    each_part(e, start, bytes);
+}
+
+static void each_alone(struct each *e, enum root_kind kind, uintptr_t where, uintptr_t word)
+{
+    e->root.kind = kind;
+    e->root.start = 0;
+    each_root_word(e, where, word);
+}
+
+void gc_each_root(root_fn *fn, void *arg)
+{
+    struct each e = {fn, arg, {.kind = ROOT_DATA}};
+    os_each_data_range(each_part, &e);
     for (size_t i = 0; i < roots.ranges.capacity; i++) {
-        e.kind = "registered roots";
-        each_word(&e, roots.ranges.slots[i].start, roots.ranges.slots[i].bytes);
+        each_of_kind(&e, ROOT_RANGE, roots.ranges.slots[i].start, roots.ranges.slots[i].bytes);
     }
     for (size_t i = 0; i < roots.pins.capacity; i++) {
-        fn(arg, "pin", 0, roots.pins.slots[i].start);
+        each_alone(&e, ROOT_PIN, 0, roots.pins.slots[i].start);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        each_alone(&e, ROOT_HANDLER, 0, load_rlx(&gc.oom_arg[i]));
     }
     mutex_lock(&world.lock);
-    for (struct m *m = world.ms; m != NULL; m = m->next) {
-        /* acquire: the context; pairs with answer_stop and m_enter_blocking. Who runs has attached just now
-         * and stops before it uses the heap. */
-        if (m != m_self && load_acq(&m->state) == M_RUNNING) {
-            continue;
-        }
-        uintptr_t sp = m->context.sp;
-        e.kind = "stack";
-        if (m != m_self && sp >= m->stack_low && sp < m->stack_high) {
-            each_word(&e, sp, m->stack_high - sp);
-        } else if (m != m_self && m->context.alt_limit != 0) {
-            each_word(&e, sp, m->context.alt_limit - sp);
-        }
-        for (size_t i = 0; i < m->context.nregs; i++) {
-            fn(arg, "register", i, m->context.regs[i]);
-        }
-        e.kind = "thread-local storage";
-        os_each_tls_range(m->tp, each_word, &e);
-    }
-    e.kind = "loam_stack";
     for (const struct loam_stack *s = world.stacks; s != NULL; s = s->next) {
-        each_stack(&e, s);
+        if (load_rlx(&s->owner) == NULL) { /* else it is its owner's */
+            uintptr_t from, to;
+            stack_live(s, &from, &to);
+            each_of_kind(&e, ROOT_STACK, from, to - from);
+        }
     }
     mutex_unlock(&world.lock);
+}
+
+void gc_each_thread_root(struct m *m, const struct m_context *ctx, root_fn *fn, void *arg)
+{
+    struct each e = {fn, arg, {.kind = ROOT_STACK}};
+    if (ctx != NULL) {
+        each_stack_part(m, ctx, each_part, &e);
+        for (size_t i = 0; i < ctx->nregs; i++) {
+            each_alone(&e, ROOT_REGISTER, i, ctx->regs[i]);
+        }
+    } else {
+        uintptr_t low = os_mapped_low(m->stack_low, m->stack_high);
+        each_part(&e, low, m->stack_high - low);
+    }
+    e.root.kind = ROOT_TLS;
+    os_each_tls_range(m->tp, each_part, &e);
 }
 
 void gc_roots_fork_child(void)
