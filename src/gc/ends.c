@@ -751,6 +751,18 @@ void ends_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uin
     mutex_unlock(&ends.lock);
 }
 
+void ends_each_finalizable(void (*fn)(void *arg, uintptr_t obj), void *arg)
+{
+    mutex_lock(&ends.lock);
+    for (uint32_t slot = 0; slot < ends.nslots; slot++) {
+        const struct special *sp = special_at(slot);
+        if (load_rlx(&sp->kind) == SPECIAL_FINALIZER) {
+            fn(arg, mspan_object(&heap.spans[sp->pn], sp->index));
+        }
+    }
+    mutex_unlock(&ends.lock);
+}
+
 /* -- ephemerons while marking ------------------------------------------------------------------ */
 
 void ends_key_marked(struct mspan *s, size_t index)
@@ -818,6 +830,11 @@ static void ephemeron_scan(const void *obj, size_t bytes, loam_marker *m)
             }
         }
     }
+}
+
+bool ends_is_ephemeron(const struct gctype *t)
+{
+    return t->scan == ephemeron_scan;
 }
 
 /* Not const: the library notes its own copies in them. */

@@ -22,6 +22,11 @@ void ends_mark_roots(struct gcwork *w);
 void ends_each_root(void (*fn)(void *arg, const char *kind, uintptr_t where, uintptr_t word),
                     void *arg);
 
+/* The same for each object with a finalizer that is not yet queued: fn(arg, the object). */
+void ends_each_finalizable(void (*fn)(void *arg, uintptr_t obj), void *arg);
+/* Of an ephemeron a walk shows the value if the key is marked. */
+bool ends_is_ephemeron(const struct gctype *t);
+
 /* An object with an ephemeron's key on it was marked: queue its ephemerons. Any marker; lock-free. */
 void ends_key_marked(struct mspan *s, size_t index);
 /* Mark the values of queued ephemerons whose own object is marked too. */

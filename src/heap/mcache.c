@@ -477,3 +477,15 @@ bool mcache_holds(const struct mcache *c, const struct mspan *s, uintptr_t addr)
     const struct run *r = run_const(c, s->spanclass);
     return r != NULL && r->span == s && addr >= r->ptr && addr < r->end;
 }
+
+void mcache_disown_unused(struct mcache *c)
+{
+    struct run *r;
+    EACH_RUN(c, r)
+    {
+        size_t from, to;
+        if (run_rest(r, r->end, &from, &to) != 0) {
+            bits_clear(mspan_allocs(r->span), from, to);
+        }
+    }
+}

@@ -99,6 +99,9 @@ size_t mcache_unused(const struct mcache *c, uint32_t spanclass);
 /* Is addr in a slot that the cache holds and has not handed out? The owner asks. */
 bool mcache_holds(const struct mcache *c, const struct mspan *s, uintptr_t addr);
 
+/* In a frozen copy of the process: clear the alloc bits of the slots that c has not handed out. */
+void mcache_disown_unused(struct mcache *c);
+
 /* mcentral.c */
 struct mspan *mcentral_cache_span(struct mcache *c, struct mcentral *central);
 void mcentral_uncache(struct mcache *c, struct mspan *s);

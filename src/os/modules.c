@@ -36,9 +36,7 @@
 
 static struct mutex modules_lock; /* around every dl_iterate_phdr of ours */
 
-/* Does a PT_LOAD of this module, with at least these flags, hold all of [addr, addr + bytes)? */
-static bool module_holds(const struct dl_phdr_info *info, uintptr_t addr, size_t bytes,
-                         unsigned flags)
+bool module_holds(const struct dl_phdr_info *info, uintptr_t addr, size_t bytes, unsigned flags)
 {
     for (size_t i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
@@ -51,6 +49,13 @@ static bool module_holds(const struct dl_phdr_info *info, uintptr_t addr, size_t
         }
     }
     return false;
+}
+
+void modules_each(int (*fn)(struct dl_phdr_info *info, size_t size, void *arg), void *arg)
+{
+    mutex_lock(&modules_lock);
+    (void)dl_iterate_phdr(fn, arg);
+    mutex_unlock(&modules_lock);
 }
 
 /* -- data ------------------------------------------------------------------------------------- */

@@ -334,6 +334,36 @@ bool os_copy_claim(char *own, char *other, size_t bytes);
  * a child that inherits the loader's lock from a thread of ours would wait for it for ever. */
 void os_modules_fork_child(void);
 
+/* -- names of variables (symbols.c) ------------------------------------------------------------ */
+
+struct os_symbol {
+    uintptr_t start;
+    size_t bytes;
+    const char *name, *module; /* module: its file, without the folder */
+};
+struct os_symbols {
+    struct os_symbol *symbols; /* by address */
+    size_t count, capacity;
+    char program[256];
+};
+/* The variables of all modules, as their files name them; what memory or a file does not give is left out. Keeps the files
+ * mapped. */
+void os_symbols_read(struct os_symbols *s);
+const struct os_symbol *os_symbols_find(const struct os_symbols *s, uintptr_t addr); /* or NULL */
+
+/* -- a copy of the process (snapshot.c) -------------------------------------------------------- */
+
+/* Copy the process, as it is at this moment: its number, 0 in the copy, where the calling thread alone goes on, or an errno
+ * value, negative. All signals are blocked by the caller. The copy takes no lock that another thread may have held. */
+int os_snapshot_process(void);
+/* In the copy. */
+void os_snapshot_keep_file(
+    int fd); /* close all others but the standard ones: others may wait for their end */
+_Noreturn void os_snapshot_exit(int error);                     /* 0, or an errno value */
+bool os_snapshot_thread_name(int tid, char *name, size_t size); /* of the process that was copied */
+/* Has the copy come to its end? *error is what it ended with; EIO: it was killed. */
+bool os_snapshot_ended(int pid, int *error);
+
 /* -- thread-local storage (tls.c) -------------------------------------------------------------
  * os_tls_init once per process, before the others; it asks the loader, so not from a handler. */
 void os_tls_init(void);

@@ -193,6 +193,38 @@ void gscan_init(void)
     store_rel(&gc.rest_goroutines, sleeper_step);
 }
 
+/* -- for reports ------------------------------------------------------------------------------- */
+
+struct each {
+    root_fn *fn;
+    void *arg;
+    struct root root;
+};
+
+static void each_word(void *arg, uintptr_t where, uintptr_t word)
+{
+    struct each *e = arg;
+    e->root.where = where;
+    e->root.word = word;
+    e->fn(e->arg, &e->root);
+}
+
+bool gscan_is_parked(const struct g *g)
+{
+    return load_acq(&g->status) == G_PARKED; /* acquire: sp; pairs with arrive */
+}
+
+void gscan_each_root(const struct g *g, root_fn *fn, void *arg)
+{
+    struct each e = {fn, arg, {.kind = ROOT_STACK, .start = g->sp}};
+    walk_range(g->sp, g->stack_high, each_word, &e);
+    e.root.start = 0;
+    e.root.kind = ROOT_ARGUMENT;
+    each_word(&e, 0, load_rlx(&g->arg));
+    e.root.kind = ROOT_MSTACK;
+    mstack_each_entered(g->mstacks, each_word, &e);
+}
+
 void gscan_fork_child(void)
 {
     for (uint32_t i = 0; i < load_rlx(&allgs.n); i++) {

@@ -104,6 +104,24 @@ static void mark_frames(struct gcwork *w, struct loam_mstack *s)
     }
 }
 
+void mstack_each_entered(struct loam_mstack *first, walk_fn *fn, void *arg)
+{
+    for (struct loam_mstack *s = first; s != NULL; s = s->next) {
+        fn(arg, 0, (uintptr_t)s);
+    }
+}
+
+/* As mark_frames. */
+void mstack_each_word(const struct loam_mstack *s, walk_fn *fn, void *arg)
+{
+    fn(arg, (uintptr_t)&s->base, (uintptr_t)s->base);
+    fn(arg, (uintptr_t)&s->arg, (uintptr_t)s->arg);
+    for (uint32_t at = s->frame; at != 0; at = head_of(s, at)->below) {
+        const struct frame_head *head = head_of(s, at);
+        walk_typed(gctype_known(head->map->type), (uintptr_t)(s->base + at), head->bytes, fn, arg);
+    }
+}
+
 static bool is_small(const struct loam_mstack *s)
 {
     return s->bytes > LEAST_BYTES && used_of(s) < s->bytes / 4;

@@ -14,7 +14,7 @@
 #ifndef SCHED_SCHED_H
 #define SCHED_SCHED_H
 
-#include "gc/gc.h"
+#include "gc/walk.h"
 #include "malloc/malloc.h"
 
 enum {
@@ -267,6 +267,10 @@ uint32_t stack_slots_of(uint32_t chunk); /* 0: a part of a larger stack */
 void mstack_scan_entered(struct gcwork *w, struct loam_mstack *first);
 void mstack_leave_all(struct m *m); /* busy */
 void mstack_fork_child(struct loam_mstack **first);
+/* In a frozen copy of the process: fn(arg, where, word) for each stack that is entered, where 0, or for each word that one
+ * holds, of its frames too. */
+void mstack_each_entered(struct loam_mstack *first, walk_fn *fn, void *arg);
+void mstack_each_word(const struct loam_mstack *s, walk_fn *fn, void *arg);
 
 /* -- sleeper.c --------------------------------------------------------------------------------- */
 void sleeper_wake(struct g *g); /* g->slept is there, and g about to run */
@@ -284,6 +288,7 @@ void sleeper_count(struct g *g);
 bool sleeper_scan(struct gcwork *w, const struct g *g);
 bool sleeper_step(void); /* between cycles; true: there is more to do */
 void sleeper_fork_child(void);
+void sleeper_freeze(void); /* in a copy of the process: all stacks are awake */
 
 /* -- timer.c ----------------------------------------------------------------------------------- */
 /* Busy. Wake g at deadline unless it is stopped before. False: no memory. */
@@ -315,6 +320,9 @@ void gscan_born(struct m *m, struct g *g, uintptr_t arg); /* not yet parked */
 bool gscan_claim(struct g *g, uint32_t from); /* [gscan.claim]; false: it is not `from` now */
 void gscan_unclaim(struct g *g);              /* it was parked */
 void gscan_init(void);
+/* In a frozen copy of the process, sleeper_freeze first: what a goroutine that is parked holds. */
+bool gscan_is_parked(const struct g *g);
+void gscan_each_root(const struct g *g, root_fn *fn, void *arg);
 void gscan_fork_child(void);
 
 /* -- report.c ---------------------------------------------------------------------------------- */

@@ -344,10 +344,9 @@ NO_SANITIZE static void copy_bytes(volatile char *to, const volatile char *from,
     }
 }
 
-/* In the child nobody puts pages: all stacks are awake. A page that is there was put, and perhaps changed since. */
-void sleeper_fork_child(void)
+/* A page that is there was put, and perhaps changed since. */
+void sleeper_freeze(void)
 {
-    os_pager_close(); /* it is the parent's memory that it would change */
     for (uint32_t i = 0; i < allg_count(); i++) {
         struct slept *s = allg_get(i)->slept;
         if (s == NULL || load_rlx(&s->awake)) {
@@ -363,6 +362,13 @@ void sleeper_fork_child(void)
             done += n;
         }
     }
+}
+
+/* In the child nobody puts pages: all stacks are awake. */
+void sleeper_fork_child(void)
+{
+    os_pager_close(); /* it is the parent's memory that it would change */
+    sleeper_freeze();
     store_rlx(&sleeper_asleep, UINT64_C(0));
     memset(&sleeper, 0, sizeof sleeper);
 }

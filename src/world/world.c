@@ -1,7 +1,7 @@
 /* world.c - attached threads, and how to reach each of them.
  *
- * Purpose     Registry of ms; handshakes (soft, nobody stops); world_stop (gcstoptheworld and
- *             gccheckmark only); the gate that keeps threads out of the library while one forks.
+ * Purpose     Registry of ms; handshakes (soft, nobody stops); world_stop (gcstoptheworld,
+ *             gccheckmark and the heap dump only); the gate that keeps threads out of the library while one forks.
  * Model       A request is a number in m->request. Its thread answers by running world.fn on itself and
  *             copying the number to m->ack: in the signal handler if not busy, else when it stops being
  *             busy. For a thread that is M_BLOCKED the poster claims it and answers in its place.
@@ -875,7 +875,7 @@ void world_lib_resume(void)
 {
     for (;;) {
         add_acqrel(&world.lib_active, 1u);
-        /* seq_cst: this add, then the load; quiesce stores, then loads: one sees the other. */
+        /* seq_cst: this add, then the load; world_hold stores, then loads: one sees the other. */
         fence_sc();
         uint32_t pending = load_sc(&world.fork_pending);
         if (pending == 0 || load_sc(&world_gate) == GATE_BROKEN) {
@@ -945,7 +945,7 @@ static void open_gate(void)
 
 /* The library's threads come to their safepoints and stay there; no other thread forks. Waited for as a
  * blocked thread: the collector may need an answer to get there. */
-static NOINLINE void quiesce(struct m *m)
+NOINLINE void world_hold(struct m *m)
 {
     if (m != NULL) {
         m_enter_blocking(m, FRAME_END);
@@ -963,6 +963,13 @@ static NOINLINE void quiesce(struct m *m)
     if (m != NULL) {
         m_exit_blocking(m);
     }
+}
+
+void world_let_go(void)
+{
+    store_sc(&world.fork_pending, 0u);
+    os_futex_wake(&world.fork_pending, INT_MAX);
+    mutex_unlock(&world.fork_lock);
 }
 
 /* Of the fork in progress, under fork_lock. */
@@ -991,7 +998,7 @@ static void fork_prepare(void)
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         return;
     }
-    quiesce(m);
+    world_hold(m);
     forking.m = m;
     forking.signals = before;
     forking.by_first = os_gettid() == getpid() && !world.forked;
@@ -1019,9 +1026,7 @@ static void fork_parent(void)
     struct m *m = forking.m;
     sigset_t signals = forking.signals;
     open_gate();
-    store_sc(&world.fork_pending, 0u);
-    os_futex_wake(&world.fork_pending, INT_MAX);
-    mutex_unlock(&world.fork_lock);
+    world_let_go();
     leave_fork(m, &signals);
 }
 

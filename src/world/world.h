@@ -71,6 +71,11 @@ void world_handshake(handshake_fn *fn, void (*posting)(void));
 void world_stop(void);
 void world_start(void);
 
+/* No fork, and the library's own threads at their safepoints, from one to the other: what they change is whole. m, or NULL:
+ * the caller's, not busy; it waits as blocked. */
+void world_hold(struct m *m);
+void world_let_go(void);
+
 /* For a thread that has just waited for ns, perhaps for what a fork holds up: breaks the gate ([fork.gate]) when it was
  * shut for five seconds of that. */
 void world_mind_fork(int64_t *waited, int64_t ns);
