@@ -36,21 +36,19 @@ static bool elf_holds(const struct elf *e, uint64_t offset, uint64_t n, uint64_t
     return offset <= e->bytes && n <= (e->bytes - offset) / size;
 }
 
-static struct elf elf_map(const char *path)
+static void elf_map(struct elf *e, const char *path)
 {
-    struct elf e = {0};
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-        return e;
+        return;
     }
     if (fstat(fd, &st) == 0 && (size_t)st.st_size > sizeof(ElfW(Ehdr))) {
-        void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        e.at = at == MAP_FAILED ? NULL : at;
-        e.bytes = (size_t)st.st_size;
+        const void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        e->at = at == MAP_FAILED ? NULL : at;
+        e->bytes = (size_t)st.st_size;
     }
     (void)close(fd);
-    return e;
 }
 
 static bool elf_read(struct elf *e)
@@ -144,8 +142,9 @@ static int symbols_of_module(struct dl_phdr_info *info, size_t size, void *arg)
 {
     struct os_symbols *s = arg;
     const char *module;
-    struct elf e = elf_map(module_path(s, info, &module));
+    struct elf e = {0};
     (void)size;
+    elf_map(&e, module_path(s, info, &module));
     if (!elf_read(&e)) {
         return 0;
     }
