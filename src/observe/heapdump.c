@@ -50,7 +50,7 @@ struct dump {
     uint32_t first_object;
     uint32_t nholders;
     uint32_t at; /* the node that a pass is at */
-    uint64_t nedges;
+    uint64_t nedges, nput;
     uint64_t n;      /* edges of the node */
     uint32_t target; /* of the next edge to a holder */
     bool began;      /* an array has its first number */
@@ -230,6 +230,7 @@ static void put_nodes(struct dump *d)
 
 static void put_edge(struct dump *d, enum edge_type type, uint64_t name_or_index, uint32_t node)
 {
+    d->nput++;
     const uint64_t fields[] = {type, name_or_index, (uint64_t)node * NODE_FIELDS};
     put_numbers(d, fields, sizeof fields / sizeof fields[0]);
 }
@@ -295,6 +296,7 @@ static void put_edges(struct dump *d)
     }
     each_holder(d, put_edges_of_holder);
     graph_each_reached(put_edges_of_object, d);
+    ASSERT(d->nput == d->nedges); /* [graph.still] */
     writer_text(&d->w, "],\n");
 }
 

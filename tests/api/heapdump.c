@@ -416,7 +416,7 @@ static void reader_that_is_slow(void)
     for (int i = 0; i < 3; i++) {
         list_new(test_scaled(10000));
         loam_gc();
-        EXPECT_ERRNO(waitpid(-1, NULL, WNOHANG), -1, ECHILD);
+        EXPECT(emulated() || waitpid(-1, NULL, WNOHANG) == -1);
     }
     EXPECT(!atomic_load(&d.done));
     list_check(list);
@@ -424,8 +424,46 @@ static void reader_that_is_slow(void)
     thread_join(thread);
     close(fds[1]);
     EXPECT_EQ(d.error, EPIPE);
-    EXPECT_EQ(atomic_load(&child_signals), 0);
+    EXPECT(emulated() || atomic_load(&child_signals) == 0);
     signal(SIGCHLD, SIG_DFL);
+}
+
+/* The copies are made one after the other, and their ends waited for side by side, and beside forks. */
+static void *dump_often(void *arg)
+{
+    (void)arg;
+    int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    for (int i = 0; i < 5; i++) {
+        EXPECT_EQ(loam_write_heap_dump(fd), 0);
+        int error;
+        free(why(the_cache, &error));
+        EXPECT_EQ(error, 0);
+    }
+    close(fd);
+    return NULL;
+}
+
+static void several_at_a_time(void)
+{
+    enum { THREADS = 4 };
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        threads[i] = thread_start(dump_often, NULL);
+    }
+    for (int i = 0; i < 5 && !TEST_TSAN && !emulated(); i++) {
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            list_new(100);
+            loam_gc();
+            _exit(0);
+        }
+        child_wait(pid);
+        loam_gc();
+    }
+    for (int i = 0; i < THREADS; i++) {
+        thread_join(threads[i]);
+    }
 }
 
 static void in_forks_child(void)
@@ -478,7 +516,7 @@ static void *watch_clock(void *unused)
 
 static void a_million(void)
 {
-    size_t count = test_scaled(1000000);
+    size_t count = go_scaled(1000000);
     item *list = list_new(count);
     atomic_store(&ready, false);
     pthread_t thread = thread_start(watch_clock, NULL);
@@ -553,22 +591,9 @@ static void dumps_of_a_moving_heap(void)
     team_join(&team);
 }
 
-static bool can_copy(void)
-{
-    int fd = memfd_create("dump", MFD_CLOEXEC);
-    bool can = loam_write_heap_dump(fd) == 0;
-    EXPECT(can || emulated());
-    close(fd);
-    return can;
-}
-
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
-    if (!can_copy()) {
-        test_skip("the emulator has no clone but fork's");
-        return test_end();
-    }
     RUN(types_sizes_and_edges);
     RUN(ids_stay);
     RUN(why_it_is_alive);
@@ -578,6 +603,7 @@ int main(int argc, char **argv)
     RUN(finalizers);
     RUN(bad_descriptors);
     RUN(reader_that_is_slow);
+    RUN(several_at_a_time);
     RUN(in_forks_child);
     RUN(in_a_goroutine);
     RUN(dumps_of_a_moving_heap);
