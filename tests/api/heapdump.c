@@ -72,6 +72,18 @@ typedef struct by_ephemeron {
 } by_ephemeron;
 LOAM_TYPE(by_ephemeron, next);
 
+typedef struct by_stack {
+    struct by_stack *next;
+} by_stack;
+LOAM_TYPE(by_stack, next);
+
+typedef struct frame {
+    by_stack *named;
+    uintptr_t unnamed;
+} frame;
+LOAM_TYPE(frame, named);
+LOAM_FRAME(frame);
+
 static cache *the_cache;
 static void **untyped;
 static pair *pairs;
@@ -320,6 +332,64 @@ static void threads_and_goroutines(void)
     atomic_store(&leave, true);
     thread_join(thread);
     loam_chan_close(gate);
+}
+
+/* What lies on stacks of the program's own: a loam_stack, a managed one that it has entered, one that it has left. */
+static loam_mstack *left, *entered;
+
+static void push_frame(loam_mstack *s)
+{
+    EXPECT_EQ(loam_mstack_enter(s), 0);
+    frame *f = LOAM_PUSH(s, frame, 1);
+    EXPECT_NOT_NULL(f);
+    f->named = LOAM_NEW(by_stack);
+}
+
+static void stacks_of_the_program(void)
+{
+    struct snapshot s;
+    size_t at;
+    LOAM_SET(left, loam_mstack_make(0));
+    LOAM_SET(entered, loam_mstack_make(0));
+    push_frame(left);
+    loam_mstack_leave(left);
+    push_frame(entered);
+    by_stack **stack = calloc(64, sizeof *stack);
+    loam_stack *added = loam_stack_add(stack, 64 * sizeof *stack, NULL);
+    stack[5] = LOAM_NEW(by_stack);
+    scrub_stack();
+    snapshot_take(&s);
+    EXPECT_EQ(snapshot_named(&s, "by_stack", &at), 3);
+    EXPECT_EQ(snapshot_named(&s, "loam_mstack", &at), 2);
+    EXPECT_STR_EQ(snapshot_name(&s, snapshot_follow(&s, at, "a frame on it", 0)), "by_stack");
+    snapshot_free(&s);
+    loam_mstack_leave(entered);
+    loam_stack_remove(added);
+    free(stack);
+}
+
+/* A value goes with its key, through a chain of them, whichever is reached first. */
+static void chains_of_ephemerons(void)
+{
+    enum { CHAIN = 50 };
+    struct snapshot s;
+    size_t at, before;
+    loam_ephemeron **chain = LOAM_NEW_POINTERS(loam_ephemeron, CHAIN);
+    snapshot_take(&s);
+    before = snapshot_named(&s, "by_ephemeron", &at);
+    snapshot_free(&s);
+    void *key = the_cache;
+    for (int i = CHAIN - 1; i >= 0; i--) { /* the last one has the key that all hang on */
+        by_ephemeron *value = LOAM_NEW(by_ephemeron);
+        LOAM_SET(chain[i], loam_ephemeron_make(key, value));
+        key = value;
+    }
+    scrub_stack();
+    snapshot_take(&s);
+    EXPECT_EQ(snapshot_named(&s, "by_ephemeron", &at), before + CHAIN);
+    snapshot_free(&s);
+    EXPECT_NOT_NULL(chain);
+    loam_keep_alive(chain);
 }
 
 static _Atomic(int) finalized;
@@ -600,6 +670,8 @@ int main(int argc, char **argv)
     RUN(why_by_roots);
     RUN(why_not);
     RUN(threads_and_goroutines);
+    RUN(stacks_of_the_program);
+    RUN(chains_of_ephemerons);
     RUN(finalizers);
     RUN(bad_descriptors);
     RUN(reader_that_is_slow);
