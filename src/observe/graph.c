@@ -76,7 +76,6 @@ static void *map_words(size_t count, size_t size)
 int graph_init(struct graph *graph, const struct m_context *self, enum graph_want want)
 {
     *graph = (struct graph){.self = self, .count = settle()};
-    sleeper_freeze();
     graph->queue = map_words(graph->count, sizeof *graph->queue);
     graph->pairs = map_words(graph->count, sizeof *graph->pairs);
     graph->ending = map_words(graph->count, sizeof *graph->ending);

@@ -217,7 +217,9 @@ bool gscan_is_parked(const struct g *g)
 void gscan_each_root(const struct g *g, root_fn *fn, void *arg)
 {
     struct each e = {fn, arg, {.kind = ROOT_STACK, .start = g->sp}};
-    walk_range(g->sp, g->stack_high, each_word, &e);
+    if (!sleeper_each_word(g, each_word, &e)) {
+        walk_range(g->sp, g->stack_high, each_word, &e);
+    }
     e.root.start = 0;
     e.root.kind = ROOT_ARGUMENT;
     each_word(&e, 0, load_rlx(&g->arg));

@@ -288,7 +288,8 @@ void sleeper_count(struct g *g);
 bool sleeper_scan(struct gcwork *w, const struct g *g);
 bool sleeper_step(void); /* between cycles; true: there is more to do */
 void sleeper_fork_child(void);
-void sleeper_freeze(void); /* in a copy of the process: all stacks are awake */
+/* In a frozen copy of the process, where nothing is watched: what is on g's stack; false: it is awake. */
+bool sleeper_each_word(const struct g *g, walk_fn *fn, void *arg);
 
 /* -- timer.c ----------------------------------------------------------------------------------- */
 /* Busy. Wake g at deadline unless it is stopped before. False: no memory. */
@@ -320,7 +321,7 @@ void gscan_born(struct m *m, struct g *g, uintptr_t arg); /* not yet parked */
 bool gscan_claim(struct g *g, uint32_t from); /* [gscan.claim]; false: it is not `from` now */
 void gscan_unclaim(struct g *g);              /* it was parked */
 void gscan_init(void);
-/* In a frozen copy of the process, sleeper_freeze first: what a goroutine that is parked holds. */
+/* In a frozen copy of the process: what a goroutine that is parked holds. */
 bool gscan_is_parked(const struct g *g);
 void gscan_each_root(const struct g *g, root_fn *fn, void *arg);
 void gscan_fork_child(void);

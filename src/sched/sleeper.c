@@ -336,6 +336,26 @@ bool sleeper_scan(struct gcwork *w, const struct g *g)
     return true;
 }
 
+/* A page that is there was put, and perhaps changed since: it counts, and not what was copied. */
+NO_SANITIZE bool sleeper_each_word(const struct g *g, walk_fn *fn, void *arg)
+{
+    const struct slept *s = g->slept;
+    if (s == NULL || load_acq(&s->awake)) { /* acquire: pairs with put_back */
+        return false;
+    }
+    uintptr_t page = 0, start = s->at + s->offset;
+    bool there = false;
+    for (size_t done = 0; done + sizeof page <= s->bytes; done += sizeof page) {
+        if (page != align_down(start + done, os_page_size())) {
+            page = align_down(start + done, os_page_size());
+            there = os_resident((void *)page);
+        }
+        const char *from = there ? (const char *)start : s->live;
+        fn(arg, start + done, *(const volatile uintptr_t *)(from + done));
+    }
+    return true;
+}
+
 /* By bytes: the sanitizer's marks within the frames are none of our business. */
 NO_SANITIZE static void copy_bytes(volatile char *to, const volatile char *from, size_t n)
 {
@@ -344,9 +364,10 @@ NO_SANITIZE static void copy_bytes(volatile char *to, const volatile char *from,
     }
 }
 
-/* A page that is there was put, and perhaps changed since. */
-void sleeper_freeze(void)
+/* In the child nobody puts pages: all stacks are awake. A page that is there was put, and perhaps changed since. */
+void sleeper_fork_child(void)
 {
+    os_pager_close(); /* it is the parent's memory that it would change */
     for (uint32_t i = 0; i < allg_count(); i++) {
         struct slept *s = allg_get(i)->slept;
         if (s == NULL || load_rlx(&s->awake)) {
@@ -362,13 +383,6 @@ void sleeper_freeze(void)
             done += n;
         }
     }
-}
-
-/* In the child nobody puts pages: all stacks are awake. */
-void sleeper_fork_child(void)
-{
-    os_pager_close(); /* it is the parent's memory that it would change */
-    sleeper_freeze();
     store_rlx(&sleeper_asleep, UINT64_C(0));
     memset(&sleeper, 0, sizeof sleeper);
 }
