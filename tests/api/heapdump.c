@@ -127,8 +127,6 @@ static void types_sizes_and_edges(void)
 {
     struct snapshot s;
     size_t at = 0;
-    call_deep(build, NULL);
-    scrub_stack();
     loam_gc();
     snapshot_take(&s);
     size_t nodes = snapshot_named(&s, "node", &at);
@@ -664,6 +662,7 @@ static void dumps_of_a_moving_heap(void)
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
+    call_deep(build, NULL);
     RUN(types_sizes_and_edges);
     RUN(ids_stay);
     RUN(why_it_is_alive);
