@@ -252,14 +252,20 @@ void loam_enter_blocking(void)
 {
     struct m *m = malloc_self();
     if (m != NULL) {
+        m->blocked_at = m->blocking_depth == 0 ? trace_begin(&m->trace) : m->blocked_at;
         m_enter_blocking(m, FRAME_END);
     }
 }
 
 void loam_exit_blocking(void)
 {
-    if (m_self != NULL) {
-        m_exit_blocking(m_self);
+    struct m *m = m_self;
+    if (m != NULL) {
+        m_exit_blocking(m);
+        if (m->blocking_depth == 0) {
+            trace_end(&m->trace, TRACE_BLOCKED, m->blocked_at, 0, 0);
+            m->blocked_at = 0;
+        }
     }
 }
 

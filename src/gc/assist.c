@@ -10,6 +10,7 @@
 #include "gc/work.h"
 
 #include "gc/mark.h"
+#include "world/probe.h"
 
 enum {
     ASSIST_NS = 100000,    /* longest marking stretch of an allocation */
@@ -62,9 +63,13 @@ static void count(struct m *m, int64_t took)
 static bool mark_some(struct m *m)
 {
     int64_t begin = os_thread_cputime();
+    int64_t traced = trace_begin(&m->trace);
+    PROBE(assist_begin);
     m_enter(m);
     int64_t done = (int64_t)gc_drain(&m->work, (uint64_t)m->assist_debt, os_nanotime() + ASSIST_NS);
     int64_t took = os_thread_cputime() - begin;
+    PROBE1(assist_end, done);
+    trace_end(&m->trace, TRACE_ASSIST, traced, (uint64_t)done, 0);
     m_leave(m); /* which may answer, and counts that itself */
     m->assist_debt -= done;
     count(m, took);

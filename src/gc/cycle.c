@@ -12,6 +12,7 @@
 #include "gc/mark.h"
 
 #include "heap/fixalloc.h"
+#include "world/probe.h"
 
 #include <limits.h>
 #include <string.h>
@@ -23,7 +24,7 @@ volatile uint32_t loam_write_barrier;
 
 enum {
     SLICE_NS = 200000, /* the collector marks so long before it yields */
-    MAX_HELPERS = 63,
+    MAX_HELPERS = TRACE_HELPERS,
     PATIENCE_NS = 200000, /* before a helper that the kernel does not run is given priority */
 };
 static const uint64_t HELPERS_FROM = 8 << 20; /* live heap that is worth waking helpers for */
@@ -39,6 +40,9 @@ static struct {
     int64_t marked_before; /* by allocators and dedicated helpers, in cycles before this one; ns */
     bool boosted;
 } collector;
+
+/* Of the cycle's steps, whoever takes them. */
+static struct trace_source *const tracing = &trace.library[TRACE_COLLECTOR];
 
 static void set_barrier(uint32_t on)
 {
@@ -203,6 +207,7 @@ int64_t gc_wait_progress(struct m *m, int64_t most_ns)
         return 0;
     }
     int64_t begin = os_nanotime();
+    PROBE1(wait_begin, most_ns);
     struct m_wait wait;
     m_begin_wait(m, &wait);
     atomic_fetch_add_explicit(&gc.progress_waiters, 1, memory_order_seq_cst);
@@ -210,6 +215,10 @@ int64_t gc_wait_progress(struct m *m, int64_t most_ns)
     sub_rlx(&gc.progress_waiters, 1u);
     int64_t waited = os_nanotime() - begin;
     m_end_wait(m, &wait);
+    PROBE1(wait_end, waited);
+    if (trace_is_on(&m->trace)) {
+        trace_end(&m->trace, TRACE_WAIT, begin, (uint64_t)most_ns, 0);
+    }
     /* When the system gives it a processor again is not of our making. */
     return waited < most_ns ? waited : most_ns;
 }
@@ -239,9 +248,9 @@ static void wait_draining(int64_t since)
     world_safepoint();
 }
 
-static void step(handshake_fn *fn, void (*posting)(void))
+static void step(handshake_fn *fn, void (*posting)(void), const char *name)
 {
-    world_handshake(fn, posting);
+    world_handshake(fn, posting, name);
     step_done();
 }
 
@@ -249,6 +258,7 @@ static void step(handshake_fn *fn, void (*posting)(void))
 static bool round_is_clean(void)
 {
     int64_t begin = os_nanotime();
+    int64_t traced = trace_begin(tracing);
     store_sc(&gc.paused, true); /* seq_cst: pairs with gc_drain */
     while (load_sc(&gc.draining) != 0) {
         wait_draining(begin);
@@ -257,7 +267,7 @@ static bool round_is_clean(void)
     if (gc_work_empty()) {
         store_sc(&gc.dirty, 0u);
         gc.last.rounds++;
-        step(h_flush, NULL);
+        step(h_flush, NULL, "H-FLUSH");
         world_delay(DELAY_STEP);
         gc_close_phase();
         clean = load_sc(&gc.dirty) == 0 && gc_work_empty();
@@ -267,6 +277,7 @@ static bool round_is_clean(void)
         }
         gc_open_phase();
     }
+    trace_end(tracing, TRACE_ROUND, traced, clean, 0);
     store_sc(&gc.paused, false);
     if (!clean) {
         wake_markers();
@@ -312,6 +323,9 @@ static void mark_to_the_end(void)
         uint64_t done = gc_drain(w, UINT64_MAX, begin + SLICE_NS);
         if (done != 0) {
             add_rlx(&gc.bg_credit, (int64_t)done);
+            if (trace_is_on(tracing)) {
+                trace_end(tracing, TRACE_DRAIN, begin, done, 0);
+            }
             idle_since = 0;
         }
         mutex_lock(&gc.pacer_lock);
@@ -451,8 +465,13 @@ static void sweep_in_background(void)
     for (;;) {
         int64_t begin = os_nanotime();
         bool more = true;
+        uint64_t spans = 0;
         while (more && os_nanotime() - begin < SLICE_NS) {
             more = gc_sweep_one();
+            spans += more;
+        }
+        if (trace_is_on(tracing)) {
+            trace_end(tracing, TRACE_SPANS, begin, spans, 0);
         }
         end_quiet();
         world_safepoint();
@@ -462,6 +481,35 @@ static void sweep_in_background(void)
         rest(os_nanotime() - begin);
     }
     gc_sweep_finish();
+}
+
+/* A phase ends at a time that gctrace tells too. */
+static void trace_phase(enum trace_kind phase, int64_t begin, int64_t end)
+{
+    PROBE3(phase_end, (int)phase, begin, end);
+    if (trace_is_on(tracing)) {
+        const struct gc_cycle_stats *st = &gc.last;
+        trace_add(tracing, phase, begin, end, st->number, st->forced);
+        trace_add(tracing, TRACE_HEAP, end, end, load_rlx(&gc.live), st->goal);
+    }
+}
+
+static void scan_parked(void)
+{
+    /* acquire: pairs with gscan_init. A goroutine that was made before its thread passed [H-SCAN] is seen. */
+    void (*walk)(struct gcwork *) = load_acq(&gc.walk_goroutines);
+    if (walk != NULL) {
+        int64_t begin = trace_begin(tracing);
+        walk(&collector.work);
+        trace_end(tracing, TRACE_STACKS, begin, 0, 0);
+    }
+}
+
+static void mark_roots(void)
+{
+    int64_t begin = trace_begin(tracing);
+    gc_mark_roots(&collector.work);
+    trace_end(tracing, TRACE_ROOTS, begin, 0, 0);
 }
 
 static void cycle(void)
@@ -478,20 +526,17 @@ static void cycle(void)
     if (gc.options.stop_the_world) {
         gc_stop_world();
     }
-    step(h_on, post_on);       /* [H-ON] */
-    step(h_black, post_black); /* [H-BLACK] */
+    step(h_on, post_on, "H-ON");          /* [H-ON] */
+    step(h_black, post_black, "H-BLACK"); /* [H-BLACK] */
     st->mark_begin = os_nanotime();
+    trace_phase(TRACE_BEGIN, st->begin, st->mark_begin);
     mutex_lock(&gc.pacer_lock);
     pacer_start_cycle(&gc.pacer, st->live_begin);
     mutex_unlock(&gc.pacer_lock);
-    store_rel(&gc.phase, GC_MARK);  /* release: assists may begin; pairs with malloc's look */
-    gc_mark_roots(&collector.work); /* [roots] */
-    step(h_scan, post_scan);        /* [H-SCAN] */
-    /* acquire: pairs with gscan_init. A goroutine that was made before its thread passed [H-SCAN] is seen. */
-    void (*walk)(struct gcwork *) = load_acq(&gc.walk_goroutines);
-    if (walk != NULL) {
-        walk(&collector.work);
-    }
+    store_rel(&gc.phase, GC_MARK);     /* release: assists may begin; pairs with malloc's look */
+    mark_roots();                      /* [roots] */
+    step(h_scan, post_scan, "H-SCAN"); /* [H-SCAN] */
+    scan_parked();
     if (load_rlx(&gc.live) >= HELPERS_FROM) {
         wake_markers();
     }
@@ -500,10 +545,12 @@ static void cycle(void)
     if (gc.options.checkmark) {
         gc_checkmark();
     }
-    step(h_off, post_off); /* [H-OFF] */
+    step(h_off, post_off, "H-OFF"); /* [H-OFF] */
     end_of_mark_counts(st, os_thread_cputime() - cpu);
-    step(h_give_back, post_flip); /* [flip], [H-GIVEBACK] */
+    trace_phase(TRACE_MARK, st->mark_begin, st->mark_end);
+    step(h_give_back, post_flip, "H-GIVEBACK"); /* [flip], [H-GIVEBACK] */
     st->given_back = os_nanotime();
+    trace_phase(TRACE_END, st->mark_end, st->given_back);
     gc_sweep_began();
     if (gc.options.stop_the_world) {
         world_start();
@@ -512,6 +559,8 @@ static void cycle(void)
     take_pauses(st);
     sweep_in_background(); /* [sweep] */
     st->end = os_nanotime();
+    trace_phase(TRACE_SWEEP, st->given_back, st->end);
+    trace_phase(TRACE_CYCLE, st->begin, st->end);
     store_rlx(&gc.last_end, st->end);
     add_rlx(&gc.cpu.assist, st->assist_ns);
     add_rlx(&gc.cpu.dedicated, os_thread_cputime() - cpu + load_rlx(&collector.dedicated_ns));
@@ -565,6 +614,8 @@ static void helper_main(void *arg)
     int i = (int)(intptr_t)arg;
     world_lib_resume();
     struct gcwork *w = metaalloc(sizeof *w);
+    struct trace_source *source = &trace.library[TRACE_HELPER + i];
+    trace_library_begins(TRACE_HELPER + i);
     world_lib_pause();
     if (w == NULL) {
         return;
@@ -579,9 +630,13 @@ static void helper_main(void *arg)
         if (load_acq(&gc.phase) == GC_MARK && !load_sc(&gc.paused) && !gc_work_empty()) {
             world_lib_resume();
             int64_t cpu = os_thread_cputime();
-            while (gc_drain(w, UINT64_MAX, os_nanotime() + SLICE_NS) != 0) {
+            int64_t begin = trace_begin(source);
+            uint64_t done = 0, some;
+            while ((some = gc_drain(w, UINT64_MAX, os_nanotime() + SLICE_NS)) != 0) {
+                done += some;
                 world_safepoint();
             }
+            trace_end(source, TRACE_DRAIN, begin, done, 0);
             add_rlx(dedicated ? &collector.dedicated_ns : &collector.idle_ns,
                     os_thread_cputime() - cpu);
             world_lib_pause();
@@ -635,6 +690,7 @@ static void collector_main(void *arg)
     collector.tid = os_gettid();
     os_thread_set_priority(0, OS_PRIORITY_QUICK);
     world_lib_resume();
+    trace_library_begins(TRACE_COLLECTOR);
     lock_cycle();
     if (!load_acq(&gc.sweep_done)) { /* fork's child goes on where its parent's thread was */
         sweep_in_background();
@@ -757,6 +813,8 @@ static void wait_for_cycle(struct m *m, uint32_t ticket)
 {
     const int64_t second = 1000000000;
     int64_t waited = 0;
+    int64_t traced = trace_begin(&m->trace);
+    PROBE1(wait_cycle_begin, ticket);
     struct m_wait wait;
     m_begin_wait(m, &wait);
     for (;;) {
@@ -768,6 +826,8 @@ static void wait_for_cycle(struct m *m, uint32_t ticket)
         world_mind_fork(&waited, second);
     }
     m_end_wait(m, &wait);
+    PROBE1(wait_cycle_end, ticket);
+    trace_end(&m->trace, TRACE_WAIT_CYCLE, traced, ticket, 0);
 }
 
 /* gcstress: the cycle that this thread asked for last has to be over before it asks for the next one, so

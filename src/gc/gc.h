@@ -280,9 +280,9 @@ void gc_assist(struct m *m, size_t bytes);
 
 /* sweep.c */
 bool gc_sweep_span(struct mspan *s, bool keep);
-bool gc_sweep_one(void);    /* false: nothing left that waits */
-void gc_sweep_finish(void); /* the collector: all of it */
-void gc_sweep_pay(void);    /* proportional sweeping before an allocation */
+bool gc_sweep_one(void);        /* false: nothing left that waits */
+void gc_sweep_finish(void);     /* the collector: all of it */
+void gc_sweep_pay(struct m *m); /* proportional sweeping before an allocation */
 void gc_sweep_began(void);
 
 /* scavenge.c */

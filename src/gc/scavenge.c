@@ -23,6 +23,7 @@
  * Tests       tests/stress/scavenge.c, tests/stress/limit.c, tests/unit/test_pagealloc.c
  */
 #include "gc/gc.h"
+#include "world/probe.h"
 
 enum {
     PIECE_PAGES = MIB(1) >> PAGE_SHIFT,
@@ -100,12 +101,15 @@ static size_t release_piece(struct mheap_cursor *at, bool spare_dense)
 void gc_scavenge_all(struct m *m)
 {
     struct mheap_cursor at = {0, SIZE_MAX};
-    for (size_t bytes = 1; bytes != 0;) {
+    uint64_t done = 0;
+    int64_t traced = trace_begin(&m->trace);
+    for (size_t bytes = 1; bytes != 0; done += bytes) {
         m_enter(m);
         bytes = release_piece(&at, false);
         m_leave(m);
         add_rlx(&gc.scavenged_eager, (uint64_t)bytes);
     }
+    trace_end(&m->trace, TRACE_SCAVENGE, traced, done, 0);
 }
 
 static void sweep_some(void)
@@ -147,6 +151,7 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
     store_rlx(&heap.over_limit, false);
     uint64_t limit = load_rlx(&heap.limit);
     uint64_t excess = 1;
+    int64_t traced = trace_begin(&m->trace);
     for (size_t piece = 1; excess != 0 && piece != 0 && done < most; done += piece) {
         m_enter(m);
         int64_t begin = os_thread_cputime();
@@ -158,6 +163,7 @@ void gc_scavenge_pay(struct m *m, size_t bytes)
         took += os_thread_cputime() - begin;
         m_leave(m);
     }
+    trace_end(&m->trace, TRACE_SCAVENGE, traced, done, 0);
     if (done >= most) {
         store_rlx(&heap.over_limit, true); /* perhaps there is more */
     } else if (excess != 0 && cycle_is_on_or_due()) {
@@ -205,6 +211,14 @@ static uint64_t and_a_tenth(uint64_t bytes)
     return bytes + bytes / 10;
 }
 
+static void trace_step(int64_t begin, uint64_t bytes)
+{
+    if (bytes != 0) {
+        PROBE1(scavenge, bytes);
+        trace_end(&trace.library[TRACE_COLLECTOR], TRACE_SCAVENGE, begin, bytes, 0);
+    }
+}
+
 static int64_t asleep(void)
 {
     store_rlx(&scavenger.awake, false);
@@ -236,6 +250,7 @@ int64_t gc_scavenge_step(void)
     if (fresh) {
         scavenger.step = have > least ? (have - least) / STEPS : 0;
     }
+    int64_t traced = trace_begin(&trace.library[TRACE_COLLECTOR]);
     int64_t begin = os_thread_cputime();
     int64_t took = 0;
     uint64_t done = 0;
@@ -244,6 +259,7 @@ int64_t gc_scavenge_step(void)
         size_t bytes = release_piece(&scavenger.at, !limited);
         if (bytes == 0) {
             add_rlx(&gc.scavenge_ns, os_thread_cputime() - begin);
+            trace_step(traced, done);
             return asleep(); /* the rest is in use, or dense */
         }
         have -= bytes < have ? bytes : have;
@@ -253,6 +269,7 @@ int64_t gc_scavenge_step(void)
         limited = limited && beyond(background_limit()) != 0;
     }
     add_rlx(&gc.scavenge_ns, took);
+    trace_step(traced, done);
     int64_t worked = took < WORK_NS ? took : WORK_NS; /* what is above is not rested for */
     int64_t rest = worked * 100 / (PERCENT * load_rlx(&gc.options.max_procs)) - worked;
     rest = took == 0 || rest > FADE_NS ? FADE_NS : rest; /* took nothing: it waits for fade */

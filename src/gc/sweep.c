@@ -16,6 +16,7 @@
  */
 #include "gc/ends.h"
 #include "gc/gc.h"
+#include "world/probe.h"
 
 #include <string.h>
 
@@ -157,7 +158,7 @@ void gc_sweep_finish(void)
 
 /* Proportional: pages swept keep pace with bytes allocated, so that all is swept when the next cycle
  * is due. */
-void gc_sweep_pay(void)
+void gc_sweep_pay(struct m *m)
 {
     if (load_acq(&gc.sweep_done)) {
         return;
@@ -166,10 +167,18 @@ void gc_sweep_pay(void)
     uint64_t basis = load_rlx(&gc.sweep_basis);
     uint64_t grown = live > basis ? live - basis : 0;
     uint64_t due = (grown >> 10) * load_rlx(&gc.sweep_pages_per_mib) >> 10;
-    for (int i = 0; i < PAY_MAX_SPANS && load_rlx(&gc.pages_swept) < due; i++) {
+    int64_t traced = 0;
+    uint64_t spans = 0;
+    while (spans < PAY_MAX_SPANS && load_rlx(&gc.pages_swept) < due) {
+        traced = spans == 0 ? trace_begin(&m->trace) : traced;
         if (!gc_sweep_one()) {
             break;
         }
+        spans++;
+    }
+    if (spans != 0) {
+        PROBE1(sweep, spans);
+        trace_end(&m->trace, TRACE_SPANS, traced, spans, 0);
     }
 }
 

@@ -154,7 +154,7 @@ static void pay_before(struct m *m)
 {
     if (!load_acq(&gc.sweep_done)) {
         m_enter(m);
-        gc_sweep_pay();
+        gc_sweep_pay(m);
         m_leave(m);
     }
 }

@@ -137,6 +137,7 @@ static bool retake(struct p *p, int64_t now, int64_t *next)
         return false;
     }
     p->seen_at = 0;
+    trace_now(&trace.library[TRACE_MONITOR], TRACE_RETAKE, (uint64_t)w->m->tid, 0);
     pass_on(p);
     return true;
 }
@@ -245,6 +246,7 @@ void monitor_main(void *arg)
     (void)arg;
     os_backtrace_prepare(); /* here nobody waits for it */
     world_lib_resume();
+    trace_library_begins(TRACE_MONITOR);
     int64_t pause = QUICK_NS, until_look = pause;
     int quiet = 0;
     for (;;) {

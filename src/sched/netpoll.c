@@ -136,6 +136,7 @@ static void happened(struct gqueue *ready, int fd, uint32_t ask, int events)
         unlink_locked(l, w);
         w->got = got;
         if (cas_acqrel(&w->waiter.decided, &undecided, WAITER_CHOSEN)) {
+            sched_trace_ready(sched_m(), w->waiter.g);
             gqueue_put(ready, w->waiter.g);
         }
     }

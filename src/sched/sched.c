@@ -51,13 +51,13 @@ struct sched sched;
 /* -- the calling thread ------------------------------------------------------------------------ */
 
 /* Not inlined: the compiler keeps addresses of thread-locals over a switch. */
-static NOINLINE struct m *current_m(void)
+NOINLINE struct m *sched_m(void)
 {
     __asm__ volatile("");
     return m_self;
 }
 
-/* Not inlined: as current_m. */
+/* Not inlined: as sched_m. */
 NOINLINE int *loam_errno_location(void)
 {
     __asm__ volatile("");
@@ -66,7 +66,7 @@ NOINLINE int *loam_errno_location(void)
 
 struct worker *sched_worker(void)
 {
-    struct m *m = current_m();
+    struct m *m = sched_m();
     return m == NULL ? NULL : m->worker;
 }
 
@@ -87,11 +87,28 @@ ALWAYS_INLINE void arrive(struct worker *w)
     }
 }
 
+/* One event for a stretch in which a goroutine ran, and one look at the clock. */
+static NOINLINE void trace_switch(struct worker *w, const struct g *from, const struct g *to,
+                                  bool for_good)
+{
+    struct trace_source *s = &w->m->trace;
+    int64_t now = os_nanotime();
+    if (from != &w->g0) {
+        const char *why = for_good ? "ended" : load_rlx(&from->why);
+        trace_add(s, TRACE_G, w->since, now, from->id, (uintptr_t)why);
+    }
+    w->since = to != &w->g0 ? now : 0;
+}
+
 /* Busy. Leave `from` for `to`, which is claimed; back when somebody switches to `from`. MAY_SWITCH */
 void sched_switch_to(struct worker *w, struct g *from, struct g *to, bool for_good)
 {
     int saved_errno = errno;
     (void)for_good;
+    PROBE2(goroutine_switch, from->id, to->id); /* 0: none */
+    if (trace_is_on(&w->m->trace)) {
+        trace_switch(w, from, to, for_good);
+    }
     w->g = to == &w->g0 ? NULL : to;
     w->m->stack_low = to->stack_low;
     w->m->stack_high = to->stack_high;
@@ -274,7 +291,7 @@ static struct g *next_of_queue(struct worker *w)
 
 static _Noreturn void end_goroutine(void)
 {
-    struct m *m = current_m();
+    struct m *m = sched_m();
     if (m->worker == NULL) {
         exit(0); /* fork's child: its goroutine was all there is */
     }
@@ -369,7 +386,7 @@ static int start(const loam_go_options *options, void (*fn)(void *arg), void *ar
     if (options != NULL && !stack_class_for(options->stack_bytes, &class)) {
         return EINVAL;
     }
-    struct m *m = current_m();
+    struct m *m = sched_m();
     struct g *g = born(m, class);
     if (g == NULL) {
         return ENOMEM;
@@ -394,6 +411,8 @@ static int start(const loam_go_options *options, void (*fn)(void *arg), void *ar
 #if defined(__SANITIZE_THREAD__)
     g->fiber = __tsan_create_fiber(0);
 #endif
+    PROBE1(goroutine_go, g->id);
+    trace_now(&m->trace, TRACE_GO, g->id, 0);
     add_rlx(&sched.ngs, UINT64_C(1));
     store_rel(&g->status,
               (uint32_t)G_PARKED); /* release: all of it; pairs with sched_claim_to_run */
@@ -491,7 +510,7 @@ struct m *sched_enter(enum sched_call call)
         sched_look_at_p(w);
         if (unlikely(w->p == NULL) && call == SCHED_PARKS && !sched_acquire_p(w)) {
             park(w, to_global_queue, NULL, NULL);
-            m = current_m();
+            m = sched_m();
         }
     }
     return m;
@@ -499,11 +518,11 @@ struct m *sched_enter(enum sched_call call)
 
 void sched_leave(enum sched_call call)
 {
-    struct m *m = current_m();
+    struct m *m = sched_m();
     struct worker *w = m->worker;
     if (w != NULL && w->g != NULL && call == SCHED_PARKS) {
         look_for_preemption(w);
-        m = current_m();
+        m = sched_m();
     }
     m_leave(m);
 }
@@ -530,7 +549,7 @@ void waiter_park(struct waiter *wt, void (*after)(struct g *g, void *arg), void 
         park(sched_worker(), after, arg, why);
         return;
     }
-    struct m *m = current_m();
+    struct m *m = sched_m();
     wt->counted = !m->is_library;
     add_acqrel(&sched.waiting_threads, wt->counted ? 1u : 0u);
     if (after != NULL) {
@@ -562,7 +581,7 @@ void waiter_wake(struct waiter *wt)
 
 void loam_yield(void)
 {
-    struct m *m = current_m();
+    struct m *m = sched_m();
     struct worker *w = m == NULL ? NULL : m->worker;
     if (w == NULL) {
         os_yield();
@@ -584,7 +603,7 @@ void loam_yield(void)
 
 static void sleep_as_thread(int64_t ns)
 {
-    struct m *m = current_m();
+    struct m *m = sched_m();
     for (int64_t left = ns; left > 0; left -= WAIT_NS) {
         os_sleep_ns(WAIT_NS > 0 && left > WAIT_NS ? WAIT_NS : left);
         if (m != NULL && m_asked(m)) {

@@ -16,6 +16,7 @@
 
 #include "gc/walk.h"
 #include "malloc/malloc.h"
+#include "world/probe.h"
 
 enum {
     RUNQ_SLOTS = 256, /* Go's */
@@ -104,6 +105,7 @@ struct worker {
     bool spinning;            /* looks for work in others' queues, counted in sched.spinning */
     _Atomic uint32_t wake;    /* futex: 1: it has been given a P, or work */
     struct worker *idle_next; /* under sched.lock */
+    int64_t since;            /* g runs; 0: not known, it was not traced */
 };
 
 struct sched {
@@ -139,7 +141,8 @@ extern HIDDEN struct sched sched;
 /* -- sched.c ----------------------------------------------------------------------------------- */
 
 /* The library's part of a call: from sched_enter to sched_leave m is busy. */
-struct worker *sched_worker(void); /* of the calling thread, read anew; NULL: a plain thread */
+struct m *sched_m(void);           /* the calling thread's, read anew; NULL: not attached */
+struct worker *sched_worker(void); /* the same; NULL: a plain thread */
 
 enum sched_call { SCHED_STAYS, SCHED_PARKS };
 /* NULL and errno: memory. For SCHED_PARKS: MAY_SWITCH, so that a worker has a P. */
@@ -166,6 +169,13 @@ void waiter_wake(struct waiter *w); /* busy; no lock that who wakes may want */
 void sched_switch_to(struct worker *w, struct g *from, struct g *to, bool for_good);
 /* g is in no queue any more. false: it is not yet parked, or the collector looks at its stack just now. */
 bool sched_claim_to_run(struct worker *w, struct g *g);
+
+/* g was made ready by m's thread, or (NULL) by the monitor. */
+ALWAYS_INLINE void sched_trace_ready(struct m *m, const struct g *g)
+{
+    PROBE1(goroutine_ready, g->id);
+    trace_now(m != NULL ? &m->trace : &trace.library[TRACE_MONITOR], TRACE_READY, g->id, 0);
+}
 
 /* [p.retake] Does w, which is busy, still have its P? */
 ALWAYS_INLINE void sched_look_at_p(struct worker *w)

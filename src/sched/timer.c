@@ -129,6 +129,7 @@ bool timers_take(struct gqueue *ready, int64_t now)
         /* acquire: pairs with who decided otherwise. The waiter lies on g's stack, and g does not go on before
          * timer_stop has had the lock. */
         if (g->timed == NULL || cas_acqrel(&g->timed->decided, &undecided, WAITER_LATE)) {
+            sched_trace_ready(sched_m(), g);
             gqueue_put(ready, g);
             any = true;
         }

@@ -190,7 +190,9 @@ static void stop_spinning(struct worker *w, bool found)
 
 void sched_ready(struct g *g)
 {
-    struct worker *w = sched_worker();
+    struct m *m = sched_m();
+    struct worker *w = m != NULL ? m->worker : NULL;
+    sched_trace_ready(m, g);
     if (w == NULL || w->p == NULL) {
         g->ready_at = os_nanotime();
         runq_put_global(g);

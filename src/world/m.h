@@ -7,6 +7,7 @@
 
 #include "base/histogram.h"
 #include "heap/mcache.h"
+#include "world/trace.h"
 
 enum {
     WBBUF_ENTRIES = 512,
@@ -117,8 +118,10 @@ struct m {
     uint32_t scanned; /* the last cycle whose [H-SCAN] it has answered */
     /* sched/: not NULL, it runs goroutines; stack_low and stack_high are those of the one that runs. */
     struct worker *worker;
+    struct trace_source trace;
 
     struct m *next, *prev; /* registry, under world.lock; free list */
+    int64_t blocked_at;    /* in loam_enter_blocking; 0: not traced */
 
     /* Stretches in which the collector kept this thread from running; read by reporters. */
     _Atomic uint64_t pause_max_ns;  /* in this cycle; taken and reset by the collector */

@@ -26,6 +26,7 @@
 #include "world/world.h"
 
 #include "heap/fixalloc.h"
+#include "world/probe.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -114,9 +115,13 @@ void world_leave_stranger(void)
 void m_count_pause(struct m *m, int64_t ns)
 {
     uint64_t t = ns > 0 ? (uint64_t)ns : 0;
+    PROBE2(pause, m->tid, t);
     add_rlx(&m->pause_total_ns, t);
     histogram_add(&world.pauses, ns);
     raise_rlx(&m->pause_max_ns, t);
+    if (unlikely(t > load_rlx(&trace.pause_bound) - 1)) { /* 0, for none, is the highest then */
+        trace_long_pause(m->tid, t);
+    }
 }
 
 /* pc: see m_context; anew with each answer, for one handler may give several. */
@@ -154,6 +159,13 @@ static void answer_stop(struct m *m, const struct m_context *ctx)
     }
 }
 
+/* Before it is acknowledged: the handshake is the one in progress until then. */
+static void trace_answer(struct m *m, int64_t since)
+{
+    trace_end(&m->trace, TRACE_ANSWER, since, (uintptr_t)world.name,
+              (uint64_t)(since - world.posted_at));
+}
+
 /* Do all that is asked of the calling thread, whose pointers are where ctx says; nothing while another one
  * forks, it is asked again. What it takes is counted in the thread's own processor time, for what the kernel
  * gives to others in between is not of our making; a stop in time on the wall. All signals are blocked: a
@@ -172,14 +184,24 @@ static void m_answer(struct m *m, const struct m_context *ctx)
     do {
         uint32_t seq = load_acq(&m->request); /* acquire: world.fn; pairs with world_handshake */
         if (seq != load_rlx(&m->ack)) {
+            int64_t since = trace_begin(&m->trace);
+            PROBE1(answer_begin, world.name);
             world_delay(DELAY_STEP);
             world.fn(m, ctx);
+            PROBE1(answer_end, world.name);
+            trace_answer(m, since);
             acknowledge(m, seq, ctx->pc);
         }
         if (load_rlx(&m->stop) != 0) {
             int64_t since = os_nanotime();
+            PROBE(stop_begin);
             answer_stop(m, ctx);
-            stopped += os_nanotime() - since;
+            PROBE(stop_end);
+            int64_t until = os_nanotime();
+            stopped += until - since;
+            if (trace_is_on(&m->trace)) {
+                trace_add(&m->trace, TRACE_STOP, since, until, 0, 0);
+            }
         }
     } while (load_sc(&m->stop) != 0 || m_asked(m)); /* seq_cst: see answer_stop */
     m_lower(&m->deep);
@@ -327,6 +349,7 @@ static void unlink_m_locked(struct m *m)
         ref = next;
     }
     m->stacks = NULL;
+    trace_detach_locked(m);
     if (m->prev != NULL) {
         m->prev->next = m->next;
     } else {
@@ -396,6 +419,7 @@ static struct m *attach(void)
     store_rlx(&m->request, load_rlx(&world.seq)); /* asked for nothing that was posted before */
     store_rlx(&m->ack, load_rlx(&world.seq));
     link_m_locked(m);
+    trace_attach_locked(m);
     m_self = m;
     mutex_unlock(&world.lock);
     world_delay(DELAY_STEP);
@@ -666,7 +690,10 @@ static void ask(uint32_t seq)
                   &state)) { /* a claimed m stays in the registry: no lock needed to act for it */
             mutex_unlock(&world.lock);
             if (load_acq(&m->ack) != seq) {
+                int64_t since = trace_begin(&trace.library[TRACE_COLLECTOR]);
                 world.fn(m, &m->context);
+                trace_end(&trace.library[TRACE_COLLECTOR], TRACE_ANSWER_FOR, since,
+                          (uintptr_t)world.name, (uint64_t)m->tid);
                 /* Stopped within an unknown store it will not go on before the cycle has ended. */
                 acknowledge(m, seq, 0);
             }
@@ -782,18 +809,26 @@ static bool answered_in_unknown_store(void)
     return found;
 }
 
-void world_handshake(handshake_fn *fn, void (*posting)(void))
+void world_handshake(handshake_fn *fn, void (*posting)(void), const char *name)
 {
     mutex_lock(&world.handshake_lock);
     world_delay(DELAY_STEP);
     int64_t begin = os_nanotime();
+    PROBE1(handshake_begin, name);
     world.stores_generation = os_stores_refresh();
     world.fn = fn;
+    world.name = name;
+    world.posted_at = begin;
     wait_answers(post(posting));
     while (answered_in_unknown_store()) {
         wait_answers(post(NULL)); /* every handshake's function may run twice */
     }
-    uint64_t took = (uint64_t)(os_nanotime() - begin);
+    int64_t end = os_nanotime();
+    uint64_t took = (uint64_t)(end - begin);
+    PROBE2(handshake_end, name, took);
+    if (trace_is_on(&trace.library[TRACE_COLLECTOR])) {
+        trace_add(&trace.library[TRACE_COLLECTOR], TRACE_HANDSHAKE, begin, end, (uintptr_t)name, 0);
+    }
     raise_rlx(&world.handshake_max_ns, took);
     histogram_add(&world.handshakes, (int64_t)took);
     mutex_unlock(&world.handshake_lock);
@@ -1064,6 +1099,7 @@ static void fork_child(void)
     world.stopper = NULL;
     world.forked = !forking.by_first;
     bool whole = load_rlx(&world_gate) != GATE_BROKEN;
+    trace_fork_child(self, whole);
     if (self != NULL) {
         self->tid = os_gettid();
         store_rlx(&self->ack, load_rlx(&self->request));

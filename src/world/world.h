@@ -21,6 +21,8 @@ struct world {
 
     struct mutex handshake_lock; /* one handshake at a time */
     handshake_fn *fn;            /* of the handshake in progress; read after m->request */
+    const char *name;            /* the same */
+    int64_t posted_at;           /* the same; before the asking */
     _Atomic uint32_t seq;
     _Atomic uint32_t remaining; /* threads that have not yet answered */
     uint64_t stores_generation;
@@ -63,8 +65,9 @@ bool world_init(void);
 void world_check_signal(void);
 
 /* Run fn for every attached thread; returns when all have answered. `posting` (or NULL) runs under
- * world.lock in the same critical section that asks the threads: phases that attach reads change there. */
-void world_handshake(handshake_fn *fn, void (*posting)(void));
+ * world.lock in the same critical section that asks the threads: phases that attach reads change there.
+ * `name`, a literal, is for the trace. */
+void world_handshake(handshake_fn *fn, void (*posting)(void), const char *name);
 
 /* Stop every attached thread but the caller's own, at a moment when it is not busy; and start them.
  * While stopped, world_handshake acts for all. */

@@ -757,7 +757,7 @@ static int handshake_without_memory(void)
     small = (struct rlimit){.rlim_cur = 1 << 20, .rlim_max = limit.rlim_max};
     setrlimit(RLIMIT_AS, &small);
     flag = 1; /* "the barrier is on" */
-    world_handshake(answers, NULL);
+    world_handshake(answers, NULL, "answers");
     bool stored = slot != -1;
     setrlimit(RLIMIT_AS, &limit);
     pthread_join(storer, NULL);
