@@ -1,4 +1,4 @@
-/* loam/stats.h - what the heap does: statistics, metrics, profiles, the heap dump.
+/* loam/stats.h - what the heap does: statistics, metrics, profiles, the heap dump, the execution trace.
  *
  * Names and meanings are Go's (runtime.MemStats). Any thread may call all of it at
  * any time, except from a signal handler. Sizes are bytes, times nanoseconds.
@@ -155,6 +155,45 @@ LOAM_API int loam_write_heap_dump(int fd);
  * Roots of the calling thread come last, for that has the address at hand. EINVAL: there is no object. ESRCH: nothing reaches
  * it, and so it says. */
 LOAM_API int loam_why_alive(const void *obj, int fd);
+
+/* ---- The execution trace, after Go's runtime/trace ----
+ *
+ * What the collector, the threads and the goroutines did, and when: phases of cycles, handshakes and each thread's answer,
+ * assists, waits, sweeping, memory given back, which goroutine ran where from when to when and what it then waited for,
+ * and the figures of the heap. It is Chrome trace-event JSON, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
+ * Times are CLOCK_MONOTONIC, in microseconds. A goroutine's stretch, a cycle, an answer is there once it is over.
+ *
+ * A thread of the library writes. It holds nobody up: what it cannot write as fast as it happens is dropped, and how much
+ * that was stands in the trace ("dropped events"). A child of fork has no trace; its parent's goes on. */
+
+/* Begins a trace, to fd; the descriptor stays the caller's, who may close it at once. 0, or -1 and errno: EBUSY: there is
+ * one that was not stopped; EBADF: fd cannot be written to; EMFILE; EAGAIN: no thread; ENOMEM. Where writing fails later
+ * (ENOSPC, EPIPE) the trace ends, as stderr is told, and what came until then is not a whole document. */
+LOAM_API int loam_trace_start(int fd);
+
+/* Writes what there is, and ends the trace; nothing if there is none. Waits for the reader of a pipe, but not for one that
+ * takes nothing for a second. */
+LOAM_API void loam_trace_stop(void);
+
+/* The flight recorder, after Go's trace.FlightRecorder: keeps the last seconds of what a trace would have. It may be on
+ * together with a trace. All 0, or NULL: Go's defaults. */
+typedef struct loam_flight_recorder_config {
+    int64_t min_age_ns; /* so much of the past is kept, if it fits; 0: 10 seconds */
+    size_t max_bytes;   /* of memory, 40 for each event; 0: 10 MiB */
+    int64_t
+        pause_bound_ns; /* 0: none. The first pause (see loam_memstats) so long writes what there is, */
+    int pause_fd;       /* to this descriptor, as loam_trace_start would */
+} loam_flight_recorder_config;
+
+/* 0, or -1 and errno: as loam_trace_start; EINVAL: a time is negative. */
+LOAM_API int loam_flight_recorder_start(const loam_flight_recorder_config *config);
+
+/* Writes what it has, a whole document, to fd; it goes on. 0, or -1 and errno: EINVAL: it is not on; EBADF, EMFILE, ENOMEM;
+ * EAGAIN: the reader took nothing for five seconds; what write(2) says. */
+LOAM_API int loam_flight_recorder_write(int fd);
+
+/* Forgets what it has. Nothing if it is not on. */
+LOAM_API void loam_flight_recorder_stop(void);
 
 #ifdef __cplusplus
 }

@@ -148,6 +148,9 @@ int os_gettid(void);
 void os_yield(void);
 /* Threads of the process that os_thread_start has not made; -1: unknown. */
 int os_count_threads(void);
+/* Its name, at most 15 bytes; false: it has ended. */
+enum { OS_THREAD_NAME = 16 };
+bool os_thread_name(int tid, char name[OS_THREAD_NAME]);
 bool os_thread_sleeps(int tid);  /* in a call of the system, at this moment; /proc tells */
 void os_thread_fork_child(void); /* there are none */
 
@@ -292,6 +295,16 @@ int os_poll_ask(int fd, int events, uint32_t ask);
 int os_poll_wait(struct os_poll_event *events, int n, int64_t ns);
 void os_poll_wake(void); /* who waits comes back soon; if nobody does, who waits next */
 void os_poll_fork_child(void);
+
+/* -- writing (write.c) -------------------------------------------------------------------------- */
+
+/* What fd takes of n bytes, waiting at most wait_ns until it takes any: how many, 0: none yet; or a negative errno value.
+ * Without SIGPIPE. The descriptor may block or not: a reader that has stopped holds nobody up. */
+int64_t os_write(int fd, const void *from, size_t n, int64_t wait_ns);
+
+/* A descriptor of our own for the same file, closed by exec; a negative errno value: fd is none that can be written to. */
+int os_write_open(int fd);
+void os_write_close(int fd);
 
 /* -- modules (modules.c) ----------------------------------------------------------------------
  * All of these but os_stores_restart take the loader's lock, and a dlclose on another thread calls

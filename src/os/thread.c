@@ -119,6 +119,17 @@ bool os_thread_sleeps(int tid)
     return state != NULL && (state[0] == 'S' || state[0] == 'D');
 }
 
+bool os_thread_name(int tid, char name[OS_THREAD_NAME])
+{
+    char path[64];
+    int saved_errno = errno;
+    snprintf(path, sizeof path, "/proc/self/task/%d/comm", tid);
+    bool known = file_read(path, name, OS_THREAD_NAME);
+    name[known ? strcspn(name, "\n") : 0] = 0;
+    errno = saved_errno;
+    return known;
+}
+
 void os_thread_fork_child(void)
 {
     store_rlx(&own_threads, 0);
