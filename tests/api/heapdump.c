@@ -213,8 +213,10 @@ static void hold_in_goroutine(void *unused)
 NOINLINE static char *why_disguised(uintptr_t obj, int *error)
 {
     int fd = memfd_create("why", MFD_CLOEXEC);
+    static __thread volatile uintptr_t asked; /* read as late as can be */
+    asked = obj;
     errno = 0;
-    int got = loam_why_alive(reveal(obj), fd);
+    int got = loam_why_alive(reveal(asked), fd);
     *error = got == 0 ? 0 : errno;
     char *text = snapshot_read_file(fd);
     close(fd);
