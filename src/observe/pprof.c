@@ -13,7 +13,7 @@
  */
 #include "observe/pprof.h"
 
-#include "observe/out.h"
+#include "observe/writer.h"
 
 #include "base/check.h"
 #include "heap/fixalloc.h"
@@ -34,7 +34,7 @@ enum {
 /* -- gzip: RFC 1952, stored blocks of RFC 1951 ------------------------------------------------------- */
 
 struct gzip {
-    struct out *out;
+    struct writer *out;
     uint32_t crc, bytes;
     size_t n;
     uint8_t block[BLOCK];
@@ -55,28 +55,29 @@ static uint32_t crc_add(uint32_t crc, const uint8_t *p, size_t n)
     return ~crc;
 }
 
-static void put_le(struct out *o, uint32_t v, int bytes)
+static void put_le(struct writer *o, uint32_t v, int bytes)
 {
     for (int i = 0; i < bytes; i++) {
-        out_bytes(o, &(uint8_t){(uint8_t)(v >> (8 * i))}, 1);
+        uint8_t byte = (uint8_t)(v >> (8 * i));
+        writer_put(o, (const char *)&byte, 1);
     }
 }
 
-static void gzip_begin(struct gzip *z, struct out *o)
+static void gzip_begin(struct gzip *z, struct writer *o)
 {
     static const uint8_t head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3};
     z->out = o;
     z->crc = z->bytes = 0;
     z->n = 0;
-    out_bytes(o, head, sizeof head);
+    writer_put(o, (const char *)head, sizeof head);
 }
 
 static void gzip_block(struct gzip *z, bool last)
 {
-    out_bytes(z->out, &(uint8_t){last}, 1);
+    put_le(z->out, last, 1);
     put_le(z->out, (uint32_t)z->n, 2);
     put_le(z->out, ~(uint32_t)z->n, 2);
-    out_bytes(z->out, z->block, z->n);
+    writer_put(z->out, (const char *)z->block, z->n);
     z->crc = crc_add(z->crc, z->block, z->n);
     z->bytes += (uint32_t)z->n;
     z->n = 0;
@@ -229,7 +230,7 @@ struct mapping {
 enum { TEXTS = 32 }; /* strings of every profile: types, units, keys of labels */
 
 struct pprof {
-    struct out out;
+    struct writer out;
     struct gzip gzip;
     uint64_t nstrings;
     struct ids locations; /* by address */
@@ -411,37 +412,40 @@ void pprof_put(struct pprof *w, const struct pprof_sample *s)
     put_message(&w->gzip, PROFILE_SAMPLE, &m);
 }
 
-static void release(struct pprof *w)
+static int end(struct pprof *w, int error)
 {
-    int error = errno;
+    int written = w->out.buffer != NULL ? writer_end(&w->out) : 0;
     ids_fini(&w->locations);
     ids_fini(&w->strings);
     metafree(w->mappings, w->room * sizeof *w->mappings);
     metafree(w, sizeof *w);
-    errno = error;
+    return error != 0 ? error : written;
+}
+
+static int begin(struct pprof *w, int fd, const struct pprof_head *head, size_t most_pcs,
+                 size_t most_texts)
+{
+    int error = writer_init(&w->out, fd);
+    if (error != 0) {
+        return error;
+    }
+    if (!ids_init(&w->locations, most_pcs) || !ids_init(&w->strings, most_texts + TEXTS)) {
+        return ENOMEM;
+    }
+    gzip_begin(&w->gzip, &w->out);
+    put_head(w, head);
+    return put_mappings(w) ? 0 : ENOMEM;
 }
 
 struct pprof *pprof_begin(int fd, const struct pprof_head *head, size_t most_pcs, size_t most_texts)
 {
     struct pprof *w = metaalloc(sizeof *w);
-    if (w == NULL) {
-        errno = ENOMEM;
-        return NULL;
-    }
-    if (!out_init(&w->out, fd)) {
-        release(w);
-        return NULL;
-    }
-    if (!ids_init(&w->locations, most_pcs) || !ids_init(&w->strings, most_texts + TEXTS)) {
-        errno = ENOMEM;
-        release(w);
-        return NULL;
-    }
-    gzip_begin(&w->gzip, &w->out);
-    put_head(w, head);
-    if (!put_mappings(w)) {
-        errno = ENOMEM;
-        release(w);
+    int error = w == NULL ? ENOMEM : begin(w, fd, head, most_pcs, most_texts);
+    if (error != 0) {
+        if (w != NULL) {
+            (void)end(w, error);
+        }
+        errno = error;
         return NULL;
     }
     return w;
@@ -450,7 +454,10 @@ struct pprof *pprof_begin(int fd, const struct pprof_head *head, size_t most_pcs
 int pprof_end(struct pprof *w)
 {
     gzip_end(&w->gzip);
-    int result = out_end(&w->out);
-    release(w);
-    return result;
+    int error = end(w, 0);
+    if (error != 0) {
+        errno = error;
+        return -1;
+    }
+    return 0;
 }

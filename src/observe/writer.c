@@ -9,37 +9,29 @@
 #include "os/os.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { BUFFER = 64 << 10 };
+enum { BUFFER = 64 << 10, PATIENCE_NS = 1000000000 /* then it looks again */ };
 
 int writer_init(struct writer *w, int fd)
 {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) {
+        return EBADF;
+    }
     *w = (struct writer){.fd = fd, .buffer = os_map(BUFFER)};
     return w->buffer == NULL ? ENOMEM : 0;
-}
-
-static int wait_for_room(int fd)
-{
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    return poll(&p, 1, -1) < 0 && errno != EINTR ? errno : 0;
 }
 
 static void flush(struct writer *w)
 {
     for (size_t done = 0; done < w->used && w->error == 0;) {
-        ssize_t n = write(w->fd, w->buffer + done, w->used - done);
-        if (n >= 0) {
-            done += (size_t)n;
-        } else if (errno == EAGAIN) {
-            w->error = wait_for_room(w->fd);
-        } else if (errno != EINTR) {
-            w->error = errno;
-        }
+        int64_t n = os_write(w->fd, w->buffer + done, w->used - done, PATIENCE_NS);
+        done += n > 0 ? (size_t)n : 0;
+        w->error = n < 0 ? (int)-n : 0;
     }
     w->used = 0;
 }

@@ -1,4 +1,4 @@
-/* writer.h - text for a descriptor, buffered, without the C library's streams: a copy of the process may not use them. */
+/* writer.h - bytes for a descriptor, buffered, without the C library's streams: a copy of the process may not use them. */
 #ifndef OBSERVE_WRITER_H
 #define OBSERVE_WRITER_H
 

@@ -229,6 +229,8 @@ int call_all(void *p, void *q)
     sum += loam_weak_value(weak) == loam_ephemeron_value(pair);
     loam_read_memstats(&m);
     sum += loam_write_heap_dump(1) + loam_why_alive(p, 1);
+    sum += loam_set_mem_profile_rate(1) + loam_write_heap_profile(1) +
+           loam_write_goroutine_profile(1);
     sum += m.enable_gc && m.gc_cpu_fraction < 1 && m.num_gc >= m.num_forced_gc;
     sum += m.by_size[1].size == 8 && m.pause_ns[255] == m.pause_end[255];
     return sum;
