@@ -1,7 +1,7 @@
 /* pprof.c - profiles as `go tool pprof` reads them.
  *
- * Purpose     profile.proto (github.com/google/pprof), gzipped. Names of functions and lines are not in it: pprof finds
- *             them in the files that the mappings name, by their build ids.
+ * Purpose     profile.proto (github.com/google/pprof), gzipped. Functions have the names of the symbol tables; pprof
+ *             finds lines, and what was inlined, in the files that the mappings name.
  * Model       A message is a row of fields in any order, so everything is written as it comes: a string or a
  *             location when it is needed first, then what needs it. `ids` remembers which were. No message
  *             is longer than MESSAGE bytes but those that hold one string. gzip's stored blocks: a profile is a few
@@ -202,7 +202,13 @@ static void ids_fini(struct ids *ids)
 /* -- the profile --------------------------------------------------------------------------------- */
 
 /* Fields of profile.proto. */
-enum { PROFILE_SAMPLE_TYPE = 1, PROFILE_SAMPLE, PROFILE_MAPPING, PROFILE_LOCATION };
+enum {
+    PROFILE_SAMPLE_TYPE = 1,
+    PROFILE_SAMPLE,
+    PROFILE_MAPPING,
+    PROFILE_LOCATION,
+    PROFILE_FUNCTION
+};
 enum {
     PROFILE_STRING = 6,
     PROFILE_TIME = 9,
@@ -221,7 +227,9 @@ enum {
     MAPPING_FILE,
     MAPPING_BUILD_ID
 };
-enum { LOCATION_ID = 1, LOCATION_MAPPING, LOCATION_ADDRESS };
+enum { LOCATION_ID = 1, LOCATION_MAPPING, LOCATION_ADDRESS, LOCATION_LINE };
+enum { LINE_FUNCTION = 1 };
+enum { FUNCTION_ID = 1, FUNCTION_NAME, FUNCTION_SYSTEM_NAME };
 
 struct mapping {
     uintptr_t start, limit;
@@ -235,7 +243,9 @@ struct pprof {
     uint64_t nstrings;
     struct ids locations; /* by address */
     struct ids strings;   /* by address */
-    uint64_t nlocations;
+    struct ids functions; /* by address */
+    struct os_symbols symbols;
+    uint64_t nlocations, nfunctions;
     struct mapping *mappings; /* number i has id i + 1 */
     size_t nmappings, room;
 };
@@ -366,6 +376,29 @@ static uint64_t mapping_of(const struct pprof *w, uintptr_t pc)
 
 /* -- samples ------------------------------------------------------------------------------------- */
 
+/* pprof finds functions and lines itself, if the program was compiled with -g, and then forgets this. */
+static void add_function(struct pprof *w, struct message *location, uintptr_t pc)
+{
+    const struct os_symbol *s = os_symbols_find(&w->symbols, pc);
+    if (s == NULL) {
+        return;
+    }
+    struct id *id = id_slot(&w->functions, s->start);
+    if (id->key == 0) {
+        struct message m = {0};
+        uint64_t name = put_string(w, s->name);
+        id->key = s->start;
+        id->id = ++w->nfunctions;
+        add_number(&m, FUNCTION_ID, id->id);
+        add_number(&m, FUNCTION_NAME, name);
+        add_number(&m, FUNCTION_SYSTEM_NAME, name);
+        put_message(&w->gzip, PROFILE_FUNCTION, &m);
+    }
+    struct message line = {0};
+    add_number(&line, LINE_FUNCTION, id->id);
+    add_message(location, LOCATION_LINE, &line);
+}
+
 static uint64_t location_of(struct pprof *w, uintptr_t pc)
 {
     struct id *id = id_slot(&w->locations, pc);
@@ -376,6 +409,7 @@ static uint64_t location_of(struct pprof *w, uintptr_t pc)
         add_number(&m, LOCATION_ID, id->id);
         add_number(&m, LOCATION_MAPPING, mapping_of(w, pc));
         add_number(&m, LOCATION_ADDRESS, pc);
+        add_function(w, &m, pc);
         put_message(&w->gzip, PROFILE_LOCATION, &m);
     }
     return id->id;
@@ -417,6 +451,8 @@ static int end(struct pprof *w, int error)
     int written = w->out.buffer != NULL ? writer_end(&w->out) : 0;
     ids_fini(&w->locations);
     ids_fini(&w->strings);
+    ids_fini(&w->functions);
+    os_symbols_release(&w->symbols);
     metafree(w->mappings, w->room * sizeof *w->mappings);
     metafree(w, sizeof *w);
     return error != 0 ? error : written;
@@ -429,9 +465,11 @@ static int begin(struct pprof *w, int fd, const struct pprof_head *head, size_t 
     if (error != 0) {
         return error;
     }
-    if (!ids_init(&w->locations, most_pcs) || !ids_init(&w->strings, most_texts + TEXTS)) {
+    if (!ids_init(&w->locations, most_pcs) || !ids_init(&w->functions, most_pcs) ||
+        !ids_init(&w->strings, most_texts + TEXTS)) {
         return ENOMEM;
     }
+    os_symbols_read(&w->symbols, OS_FUNCTIONS);
     gzip_begin(&w->gzip, &w->out);
     put_head(w, head);
     return put_mappings(w) ? 0 : ENOMEM;

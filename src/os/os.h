@@ -347,7 +347,10 @@ bool os_copy_claim(char *own, char *other, size_t bytes);
  * a child that inherits the loader's lock from a thread of ours would wait for it for ever. */
 void os_modules_fork_child(void);
 
-/* -- names of variables (symbols.c) ------------------------------------------------------------ */
+/* -- names of variables and functions (symbols.c) ---------------------------------------------- */
+
+enum os_symbols_of { OS_VARIABLES, OS_FUNCTIONS };
+enum { OS_SYMBOL_FILES = 256 }; /* modules; of further ones nothing has a name */
 
 struct os_symbol {
     uintptr_t start;
@@ -355,13 +358,19 @@ struct os_symbol {
     const char *name, *module; /* module: its file, without the folder */
 };
 struct os_symbols {
+    enum os_symbols_of of;
     struct os_symbol *symbols; /* by address */
     size_t count, capacity;
+    struct {
+        void *at;
+        size_t bytes;
+    } files[OS_SYMBOL_FILES]; /* mapped: names lie in them */
+    size_t nfiles;
     char program[256];
 };
-/* The variables of all modules, as their files name them; what memory or a file does not give is left out. Keeps the files
- * mapped. */
-void os_symbols_read(struct os_symbols *s);
+/* Those of all modules, as their files name them; what memory or a file does not give is left out. To be released. */
+void os_symbols_read(struct os_symbols *s, enum os_symbols_of of);
+void os_symbols_release(struct os_symbols *s);
 const struct os_symbol *os_symbols_find(const struct os_symbols *s, uintptr_t addr); /* or NULL */
 
 /* -- a copy of the process (snapshot.c) -------------------------------------------------------- */

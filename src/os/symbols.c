@@ -1,8 +1,8 @@
-/* symbols.c - which variable lies at an address.
+/* symbols.c - which variable, or function, lies at an address.
  *
- * Purpose     Names for roots in the data of the program and its libraries, static variables too.
+ * Purpose     Names for roots in the data of the program and its libraries, and for calls in profiles; static ones too.
  * Model       Each module's file is mapped; of its .symtab, or where it was stripped .dynsym, what is a variable in writable
- *             memory goes to one table, sorted by address. A file that is not what was loaded gives wrong names, and nothing
+ *             memory, or a function, goes to one table, sorted by address. A file that is not what was loaded gives wrong names, and nothing
  *             worse: all offsets are checked against its length.
  * Locking     modules_lock over the walk.
  * Tests       tests/api/heapdump.c
@@ -111,9 +111,11 @@ static void symbols_of_section(struct os_symbols *s, const struct elf *e, const 
     }
     for (size_t i = 0; i < table->sh_size / sizeof *sym; i++) {
         uintptr_t start = (uintptr_t)(info->dlpi_addr + sym[i].st_value);
-        if (ELF64_ST_TYPE(sym[i].st_info) == STT_OBJECT && sym[i].st_size != 0 &&
-            sym[i].st_shndx != SHN_UNDEF && sym[i].st_name < names->sh_size &&
-            module_holds(info, start, (size_t)sym[i].st_size, PF_W)) {
+        if (ELF64_ST_TYPE(sym[i].st_info) == (s->of == OS_FUNCTIONS ? STT_FUNC : STT_OBJECT) &&
+            sym[i].st_size != 0 && sym[i].st_shndx != SHN_UNDEF &&
+            sym[i].st_name < names->sh_size &&
+            module_holds(info, start, (size_t)sym[i].st_size,
+                         s->of == OS_FUNCTIONS ? PF_X : PF_W)) {
             const char *name = e->at + names->sh_offset + sym[i].st_name;
             symbols_add(s, (struct os_symbol){start, (size_t)sym[i].st_size, name, module});
         }
@@ -146,12 +148,19 @@ static int symbols_of_module(struct dl_phdr_info *info, size_t size, void *arg)
     (void)size;
     elf_map(&e, module_path(s, info, &module));
     if (!elf_read(&e)) {
+        if (e.at != NULL) {
+            (void)munmap((void *)(uintptr_t)e.at, e.bytes);
+        }
         return 0;
     }
     const ElfW(Shdr) *table = elf_section(&e, SHT_SYMTAB);
     table = table != NULL ? table : elf_section(&e, SHT_DYNSYM);
-    if (table != NULL) {
+    if (table != NULL && s->nfiles < OS_SYMBOL_FILES) {
+        s->files[s->nfiles].at = (void *)(uintptr_t)e.at;
+        s->files[s->nfiles++].bytes = e.bytes;
         symbols_of_section(s, &e, table, info, module);
+    } else {
+        (void)munmap((void *)(uintptr_t)e.at, e.bytes);
     }
     return 0;
 }
@@ -169,10 +178,10 @@ static void sift(struct os_symbol *v, size_t root, size_t n)
     v[root] = moved;
 }
 
-void os_symbols_read(struct os_symbols *s)
+void os_symbols_read(struct os_symbols *s, enum os_symbols_of of)
 {
     int saved_errno = errno;
-    *s = (struct os_symbols){0};
+    *s = (struct os_symbols){.of = of};
     modules_each(symbols_of_module, s);
     for (size_t i = s->count / 2; i > 0; i--) {
         sift(s->symbols, i - 1, s->count);
@@ -200,4 +209,14 @@ const struct os_symbol *os_symbols_find(const struct os_symbols *s, uintptr_t ad
     }
     const struct os_symbol *last = low == 0 ? NULL : &s->symbols[low - 1];
     return last != NULL && addr - last->start < last->bytes ? last : NULL;
+}
+
+void os_symbols_release(struct os_symbols *s)
+{
+    for (size_t i = 0; i < s->nfiles; i++) {
+        (void)munmap(s->files[i].at, s->files[i].bytes);
+    }
+    if (s->symbols != NULL) {
+        os_release(s->symbols, align_up(s->capacity * sizeof *s->symbols, os_page_size()));
+    }
 }

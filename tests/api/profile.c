@@ -49,8 +49,10 @@ struct profile {
     struct sample *samples;
     size_t nsamples;
     uint64_t *addresses; /* by id of location */
-    uint64_t *mapped;
+    uint64_t *called;    /* the function there */
     size_t nlocations;
+    uint64_t *functions; /* names, by id */
+    size_t nfunctions;
     char **strings;
     size_t nstrings;
     size_t nmappings, ntypes;
@@ -191,16 +193,34 @@ static void read_sample(struct profile *p, struct bytes b)
 
 static void read_location(struct profile *p, struct bytes b)
 {
-    uint64_t id = 0, mapping = 0, address = 0, v;
-    struct bytes inner;
+    uint64_t id = 0, mapping = 0, address = 0, function = 0, v = 0;
+    struct bytes line;
     while (b.at < b.end) {
-        unsigned field = take_field(&b, &v, &inner);
-        *(field == 1 ? &id : field == 2 ? &mapping : &address) = v;
+        unsigned field = take_field(&b, &v, &line);
+        if (field == 4) {
+            EXPECT_EQ(take_field(&line, &function, &line), 1);
+        } else {
+            *(field == 1 ? &id : field == 2 ? &mapping : &address) = v;
+        }
     }
     EXPECT_EQ(id, ++p->nlocations);
     EXPECT_LE(mapping, p->nmappings);
+    EXPECT_LE(function, p->nfunctions);
     p->addresses[id] = address;
-    p->mapped[id] = mapping;
+    p->called[id] = function;
+}
+
+static void read_function(struct profile *p, struct bytes b)
+{
+    uint64_t id = 0, name = 0, v;
+    struct bytes inner;
+    while (b.at < b.end) {
+        unsigned field = take_field(&b, &v, &inner);
+        *(field == 1 ? &id : &name) = v;
+    }
+    EXPECT_EQ(id, ++p->nfunctions);
+    EXPECT_LT(name, p->nstrings);
+    p->functions[id] = name;
 }
 
 static void read_mapping(struct profile *p, struct bytes b)
@@ -223,7 +243,8 @@ static void profile_parse(struct profile *p)
     struct bytes inner;
     p->samples = calloc(p->n / 10 + 1, sizeof *p->samples);
     p->addresses = calloc(p->n / 4 + 2, sizeof *p->addresses);
-    p->mapped = calloc(p->n / 4 + 2, sizeof *p->mapped);
+    p->called = calloc(p->n / 4 + 2, sizeof *p->called);
+    p->functions = calloc(p->n / 4 + 2, sizeof *p->functions);
     p->strings = calloc(p->n / 2 + 2, sizeof *p->strings);
     while (b.at < b.end) {
         switch (take_field(&b, &v, &inner)) {
@@ -238,6 +259,9 @@ static void profile_parse(struct profile *p)
             break;
         case 4:
             read_location(p, inner);
+            break;
+        case 5:
+            read_function(p, inner);
             break;
         case 6:
             p->strings[p->nstrings++] = strndup((const char *)inner.at,
@@ -268,7 +292,8 @@ static struct profile *profile_of(int (*write_it)(int fd))
     for (size_t i = 0; i < p.nstrings; i++) {
         free(p.strings[i]);
     }
-    free(p.raw), free(p.samples), free(p.addresses), free(p.mapped), free(p.strings);
+    free(p.raw), free(p.samples), free(p.addresses), free(p.called), free(p.functions),
+        free(p.strings);
     p = (struct profile){0};
     gunzip(&p, z, (size_t)size);
     free(z);
@@ -292,6 +317,16 @@ static bool is_in(uint64_t address, const void *fn)
     return address - (uintptr_t)fn < CODE;
 }
 
+static const char *name_at(const struct profile *p, uint64_t address)
+{
+    for (size_t id = 1; id <= p->nlocations; id++) {
+        if (p->addresses[id] == address) {
+            return p->strings[p->functions[p->called[id]]];
+        }
+    }
+    return "";
+}
+
 /* Sums of the samples whose innermost call is in fn, of one type and size (NULL, 0: any). */
 static struct sample sum_of(const struct profile *p, const void *fn, const char *type,
                             uint64_t bytes)
@@ -305,6 +340,7 @@ static struct sample sum_of(const struct profile *p, const void *fn, const char 
                 sum.values[v] += s->values[v];
             }
             sum.depth = s->depth > sum.depth ? s->depth : sum.depth;
+            sum.locations[0] = s->locations[0];
         }
     }
     return sum;
@@ -361,6 +397,7 @@ static void each_object(void)
     EXPECT_EQ(s.values[1], 1000 * 24 /* class 24 */);
     EXPECT_EQ(s.values[2], 1000);
     EXPECT_GE(s.depth, 2); /* main, too */
+    EXPECT_STR_EQ(name_at(p, s.locations[0]), "make_pairs");
     s = sum_of(p, make_bytes, NULL, 208);
     EXPECT_EQ(s.values[0], 500);
     EXPECT_EQ(s.values[3], 500 * 208);
