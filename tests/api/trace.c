@@ -816,6 +816,8 @@ int main(int argc, char **argv)
     RUN(recorder_refusals);
     RUN(recorder_keeps_the_last);
     RUN(recorder_writes_after_a_pause);
-    RUN(forks);
+    if (!emulated()) { /* qemu-user fails an assertion of its own in the child (cpu_exec) */
+        RUN(forks);
+    }
     return test_end();
 }
