@@ -180,7 +180,7 @@ static struct profile_bucket *bucket_of(const struct profile_bucket *like, const
 
 /* Frames above the stack's end are none, wherever a chain of calls that was not ended leads. The unwinder takes some KiB,
  * which the stack of a handler may not have: there nobody is said to have called. */
-static uint32_t callers(const struct m *m, uintptr_t *pcs)
+static uint32_t callers(struct m *m, uintptr_t *pcs)
 {
     uintptr_t here = (uintptr_t)__builtin_frame_address(0);
     bool known = here >= m->stack_low && here < m->stack_high;
@@ -188,8 +188,8 @@ static uint32_t callers(const struct m *m, uintptr_t *pcs)
     if (!known && os_altstack_bounds(here, &low, &high)) {
         return 0;
     }
-    return (uint32_t)os_unwind(pcs, PPROF_DEPTH,
-                               here < m->stack_high ? m->stack_high : UINTPTR_MAX);
+    return (uint32_t)os_unwind(pcs, PPROF_DEPTH, here < m->stack_high ? m->stack_high : UINTPTR_MAX,
+                               &m->calls);
 }
 
 /* What cannot be counted for lack of memory is not. */

@@ -252,7 +252,12 @@ void os_backtrace_prepare(void);
  * own left out. At most `most`, and only while frames lie below `high`. How many. */
 void os_unwind_init(void);         /* once, at start */
 bool os_is_own_code(uintptr_t pc); /* false in doubt */
-size_t os_unwind(uintptr_t *pcs, size_t most, uintptr_t high);
+enum { OS_CALLS = 64 };
+struct os_calls { /* of the calling thread's last walk */
+    uint32_t n;   /* 0: not known */
+    uintptr_t pcs[OS_CALLS], slots[OS_CALLS];
+};
+size_t os_unwind(uintptr_t *pcs, size_t most, uintptr_t high, struct os_calls *last);
 
 /* An alternate signal stack for the calling thread, if it has none; it lasts as long as the thread. False: no memory. */
 bool os_altstack_install(void);

@@ -118,6 +118,7 @@ struct m {
     uint32_t scanned; /* the last cycle whose [H-SCAN] it has answered */
     /* sched/: not NULL, it runs goroutines; stack_low and stack_high are those of the one that runs. */
     struct worker *worker;
+    struct os_calls calls; /* observe/profile.c */
     struct trace_source trace;
 
     struct m *next, *prev; /* registry, under world.lock; free list */
