@@ -193,7 +193,8 @@ uint64_t mheap_mapped_locked(void)
     struct mheap_pages pages = mheap_pages_locked();
     return (heap.committed_pages - pages.scavenged) * (HEAP_PAGE_SIZE + table_bytes_per_page()) +
            pages.meta_bytes + persistentalloc_mapped_bytes() + metaalloc_mapped_bytes() +
-           os_stores_bytes() + load_rlx(&heap.stats.stack_bytes);
+           os_stores_bytes() + load_rlx(&heap.stats.stack_bytes) +
+           load_rlx(&heap.stats.trace_bytes);
 }
 
 /* Then who allocates waits with each span (gc/scavenge.c), and must not take a cache full of pages for it. */

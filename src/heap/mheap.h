@@ -120,6 +120,7 @@ struct heap_stats {
     _Atomic uint64_t mspan_inuse;
     _Atomic uint64_t mcache_sys;
     _Atomic uint64_t other_sys;
+    _Atomic uint64_t trace_bytes; /* mapped for the execution trace */
     _Atomic uint64_t stack_bytes; /* memory of goroutines' stacks: sched/stack.c */
     _Atomic uint64_t large_alloc; /* bytes ever allocated as large objects */
     _Atomic uint64_t large_free;  /* bytes ever freed of these */

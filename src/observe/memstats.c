@@ -181,7 +181,8 @@ static void fill_metadata(loam_memstats *m, const struct sample *s, size_t pages
     m->mcache_inuse = s->nms * sizeof(struct m) +
                       (uint64_t)chunks * SPANCLASS_CHUNK * sizeof(struct mcentral);
     m->gc_sys = load_rlx(&heap.stats.gc_sys) + pages_meta;
-    uint64_t mapped = persistentalloc_mapped_bytes() + metaalloc_mapped_bytes() + os_stores_bytes();
+    uint64_t mapped = persistentalloc_mapped_bytes() + metaalloc_mapped_bytes() +
+                      os_stores_bytes() + load_rlx(&heap.stats.trace_bytes);
     m->buck_hash_sys = profile_bytes();
     uint64_t elsewhere = m->mcache_sys + m->buck_hash_sys;
     m->other_sys = mapped > elsewhere ? mapped - elsewhere : 0;

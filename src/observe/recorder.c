@@ -29,6 +29,7 @@ static struct {
     int64_t start;
     uint64_t dropped_before;
     struct trace_out on_pause; /* buf NULL: there is none, or it has been written */
+    struct trace_out asked;    /* what loam_flight_recorder_write has in hand */
 } recorder;
 
 bool recorder_is_on(void)
@@ -43,24 +44,38 @@ void recorder_put(const struct trace_event *e)
     }
 }
 
-/* 0, or an errno value. */
+static uint64_t oldest(void)
+{
+    return recorder.n > recorder.room ? recorder.n - recorder.room : 0;
+}
+
+/* What there is now. While the reader is waited for, rings are drained, and new events may overwrite old ones that were not
+ * written yet. 0, or an errno value. */
 static int write_to(struct trace_out *o)
 {
     int64_t from = os_nanotime() - recorder.age_ns;
+    uint64_t end = recorder.n;
+    uint64_t lost = 0;
     o->start = from > recorder.start ? from : recorder.start;
     trace_out_head(o);
     tracer_names(o);
-    for (uint64_t i = recorder.n > recorder.room ? recorder.n - recorder.room : 0; i < recorder.n;
-         i++) {
+    for (uint64_t i = oldest(); i < end; i++) {
         if (o->n > TRACE_OUT_BYTES / 2) {
             trace_out_flush(o, PATIENCE_NS);
             if (o->n != 0) {
                 return o->err != 0 ? o->err : EAGAIN;
             }
+            tracer_drain();
+            uint64_t first = oldest() < end ? oldest() : end;
+            lost += first > i ? first - i : 0;
+            i = first > i ? first : i;
+            if (i == end) {
+                break;
+            }
         }
         trace_out_event(o, &recorder.events[i % recorder.room]);
     }
-    trace_out_tail(o, tracer_dropped() - recorder.dropped_before);
+    trace_out_tail(o, tracer_dropped() - recorder.dropped_before + lost);
     trace_out_flush(o, PATIENCE_NS);
     return o->err != 0 ? o->err : o->n != 0 ? EAGAIN : 0;
 }
@@ -83,6 +98,7 @@ void recorder_pause(void)
 void recorder_fork_child(void)
 {
     trace_out_close(&recorder.on_pause);
+    trace_out_close(&recorder.asked);
     if (recorder.events != NULL) {
         tracer_unmap(recorder.events, recorder.bytes);
     }
@@ -162,16 +178,15 @@ int loam_flight_recorder_start(const loam_flight_recorder_config *config)
 int loam_flight_recorder_write(int fd)
 {
     struct tracer_call call;
-    struct trace_out out;
     if (!tracer_enter(&call, "loam_flight_recorder_write")) {
         return -1;
     }
     tracer_lock();
-    int err = recorder.events == NULL ? EINVAL : trace_out_open(&out, fd, 0);
+    int err = recorder.events == NULL ? EINVAL : trace_out_open(&recorder.asked, fd, 0);
     if (err == 0) {
         tracer_drain();
-        err = write_to(&out);
-        trace_out_close(&out);
+        err = write_to(&recorder.asked);
+        trace_out_close(&recorder.asked);
     }
     tracer_unlock();
     tracer_leave(&call);

@@ -39,6 +39,7 @@ static struct {
     uint64_t dropped_told;
     int64_t sampled;
     struct {
+        bool known;
         uint32_t tid;
         char name[OS_THREAD_NAME];
     } names[NAMES];
@@ -49,17 +50,25 @@ static struct {
 void *tracer_map(size_t bytes)
 {
     void *at = os_map(bytes);
-    add_rlx(&heap.stats.other_sys, at != NULL ? (uint64_t)bytes : UINT64_C(0));
+    add_rlx(&heap.stats.trace_bytes, at != NULL ? (uint64_t)bytes : UINT64_C(0));
     return at;
 }
 
 void tracer_unmap(void *at, size_t bytes)
 {
     os_release(at, bytes);
-    sub_rlx(&heap.stats.other_sys, (uint64_t)bytes);
+    sub_rlx(&heap.stats.trace_bytes, (uint64_t)bytes);
 }
 
 /* -- calls ------------------------------------------------------------------------------------- */
+
+/* Single-threaded; what the parent's thread had in hand is its own. */
+static void fork_child(void)
+{
+    trace_out_close(&tracer.out);
+    recorder_fork_child();
+    memset(&tracer, 0, sizeof tracer);
+}
 
 bool tracer_enter(struct tracer_call *c, const char *name)
 {
@@ -69,6 +78,7 @@ bool tracer_enter(struct tracer_call *c, const char *name)
     }
     CHECK(m_busy(c->m) == 0, "%s was called by a signal handler, over the library", name);
     m_begin_wait(c->m, &c->wait);
+    store_rlx(&trace.fork_child, fork_child); /* before a child can inherit the lock */
     mutex_lock(&tracer.calls);
     return true;
 }
@@ -97,9 +107,10 @@ void tracer_unlock(void)
 static void know_thread(uint32_t tid)
 {
     uint32_t i = tid % NAMES;
-    if (tracer.names[i].tid == tid && tracer.names[i].name[0] != 0) {
+    if (tracer.names[i].tid == tid && tracer.names[i].known) {
         return;
     }
+    tracer.names[i].known = true;
     tracer.names[i].tid = tid;
     if (tid == 0) { /* steps of a cycle without a thread of its own */
         strcpy(tracer.names[i].name, "loam-gc");
@@ -114,7 +125,7 @@ static void know_thread(uint32_t tid)
 void tracer_names(struct trace_out *o)
 {
     for (uint32_t i = 0; i < NAMES; i++) {
-        if (tracer.names[i].name[0] != 0) {
+        if (tracer.names[i].known) {
             trace_out_thread(o, tracer.names[i].tid, tracer.names[i].name);
         }
     }
@@ -187,8 +198,11 @@ static void look_for_pause(void)
                                 .a = ns,
                                 .tid = load_rlx(&trace.pause_tid),
                                 .kind = TRACE_PAUSE};
+        uint64_t bound = load_rlx(&trace.pause_bound);
         consume(&e);
-        recorder_pause();
+        if (bound != 0 && ns >= bound) { /* else it was an earlier recorder's */
+            recorder_pause();
+        }
     }
 }
 
@@ -225,21 +239,13 @@ static void tracer_main(void *arg)
 
 /* -- on and off -------------------------------------------------------------------------------- */
 
-/* Single-threaded; what the parent's thread had in hand is its own. */
-static void fork_child(void)
-{
-    trace_out_close(&tracer.out);
-    recorder_fork_child();
-    memset(&tracer, 0, sizeof tracer);
-}
-
 int tracer_run(void)
 {
     if (tracer.runs) {
         trace_switch_on(); /* a trace that has ended by itself may have switched it off */
         return 0;
     }
-    store_rlx(&trace.fork_child, fork_child);
+    memset(tracer.names, 0, sizeof tracer.names); /* numbers may be others' by now */
     store_rlx(&tracer.quit, false);
     store_rlx(&tracer.ended, 0u);
     int err = os_thread_start(tracer_main, NULL, "loam-trace");

@@ -15,30 +15,36 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-static bool is_pipe_pending(void)
+static bool is_pending(int signo)
 {
     sigset_t pending;
-    return sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+    return sigpending(&pending) == 0 && sigismember(&pending, signo) == 1;
 }
 
-/* A SIGPIPE of ours is for the calling thread alone, and taken back before anybody sees it. */
+/* Of a pipe without a reader; of a file that must not become longer. Such a signal of ours is for the calling thread alone,
+ * and taken back before anybody sees it. */
 static ssize_t write_quietly(int fd, const void *from, size_t n)
 {
-    sigset_t pipe, before;
-    sigemptyset(&pipe);
-    sigaddset(&pipe, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, &pipe, &before);
-    bool pending = is_pipe_pending();
+    sigset_t ours, before;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGPIPE);
+    sigaddset(&ours, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &ours, &before);
+    bool pipe = is_pending(SIGPIPE);
+    bool size = is_pending(SIGXFSZ);
     ssize_t done = write(fd, from, n);
     int err = errno;
-    if (done < 0 && err == EPIPE && !pending) {
+    if (done < 0 && ((err == EPIPE && !pipe) || (err == EFBIG && !size))) {
         static const struct timespec at_once;
-        (void)sigtimedwait(&pipe, NULL, &at_once);
+        sigemptyset(&ours);
+        sigaddset(&ours, err == EPIPE ? SIGPIPE : SIGXFSZ);
+        (void)sigtimedwait(&ours, NULL, &at_once);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = err;
@@ -83,13 +89,27 @@ int64_t os_write(int fd, const void *from, size_t n, int64_t wait_ns)
     return done;
 }
 
+/* A pipe that others write to, and a terminal, may have less room than they say: opened anew, they need not wait, and the
+ * program's own description of them is left as it is. A file is written to from where the program is in it. */
+static int open_anew(int fd)
+{
+    struct stat st;
+    char path[64];
+    if (fstat(fd, &st) != 0 || !(S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode))) {
+        return -1;
+    }
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
 int os_write_open(int fd)
 {
     int saved_errno = errno;
     int flags = os_fault() ? -1 : fcntl(fd, F_GETFL);
     int own = -EBADF;
     if (flags >= 0 && (flags & O_ACCMODE) != O_RDONLY) {
-        own = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        own = open_anew(fd);
+        own = own >= 0 ? own : fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
         own = own >= 0 ? own : -errno;
     }
     errno = saved_errno;

@@ -50,13 +50,18 @@ void trace_add(struct trace_source *s, enum trace_kind kind, int64_t begin, int6
     uint32_t used;
     do {
         used = at - load_acq(&ring->tail); /* acquire: the slot was read; pairs with trace_take */
+        uint32_t now = load_rlx(&ring->head);
+        if (now != at) { /* a handler's, which may have been read as well */
+            at = now;
+            used = at - load_acq(&ring->tail); /* acquire: as above */
+        }
         if (used >= TRACE_SLOTS) {
             add_rlx(&ring->dropped, 1u); /* relaxed: a count */
             return;
         }
     } while (!take_slot(&ring->head, &at));
     struct trace_slot *slot = &ring->slots[at % TRACE_SLOTS];
-    slot->tag = ring->tid << 8 | (uint32_t)kind;
+    slot->tag = load_rlx(&ring->tid) << 8 | (uint32_t)kind; /* relaxed: a name */
     slot->begin = begin;
     slot->end = end;
     slot->a = a;
@@ -108,7 +113,7 @@ static struct trace_ring *new_ring_locked(void)
         add_rlx(&trace.refused, 1u);
         return NULL;
     }
-    add_rlx(&heap.stats.other_sys, (uint64_t)bytes);
+    add_rlx(&heap.stats.trace_bytes, (uint64_t)bytes);
     ring->next = load_rlx(&trace.rings);
     store_rel(&trace.rings, ring); /* release: next; pairs with the reader's walk */
     return ring;
@@ -119,7 +124,7 @@ static void give_ring_locked(struct trace_source *s, int tid)
     if (s->own == NULL) {
         s->own = new_ring_locked();
         if (s->own != NULL) {
-            s->own->tid = (uint32_t)tid;
+            store_rlx(&s->own->tid, (uint32_t)tid);
         }
     }
     if (s->own != NULL) {
@@ -151,6 +156,9 @@ void trace_library_begins(int which)
     struct trace_source *s = &trace.library[which];
     mutex_lock(&world.lock);
     s->tid = os_gettid();
+    if (s->own != NULL) { /* of who took the steps before it */
+        store_rlx(&s->own->tid, (uint32_t)s->tid);
+    }
     if (trace.on) {
         give_ring_locked(s, s->tid);
     }
@@ -210,7 +218,7 @@ void trace_fork_child(struct m *self, bool whole)
         if (ring != keep) {
             size_t bytes = align_up(sizeof *ring, os_page_size());
             os_release(ring, bytes);
-            sub_rlx(&heap.stats.other_sys, (uint64_t)bytes);
+            sub_rlx(&heap.stats.trace_bytes, (uint64_t)bytes);
         }
         ring = next;
     }

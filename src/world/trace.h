@@ -71,7 +71,7 @@ struct trace_slot {
 struct trace_ring {
     _Atomic uint32_t head;    /* slots ever taken; its thread and the handlers over it */
     _Atomic uint32_t dropped; /* events; the reader sets it back */
-    uint32_t tid;             /* fixed while it belongs to a source */
+    _Atomic uint32_t tid;     /* of the source that it belongs to */
     struct trace_ring *next;  /* of all; fixed */
     struct trace_ring *free;  /* under world.lock */
     char apart[CACHE_LINE];   /* what the reader writes is on another line */

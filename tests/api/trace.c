@@ -41,6 +41,8 @@ struct document {
     uint64_t dropped;
 };
 
+static pid_t of_process; /* that wrote the document; 0: this one */
+
 static int scratch(void)
 {
     int fd = memfd_create("trace", MFD_CLOEXEC);
@@ -82,7 +84,7 @@ static void read_event(struct event *e, const struct json *j)
                         .tid = (uint64_t)whole_number(json_get(j, "tid")),
                         .args = json_get(j, "args")};
     memcpy(e->name, name->text, name->bytes);
-    EXPECT_EQ(e->pid, getpid());
+    EXPECT_EQ(e->pid, of_process != 0 ? of_process : getpid());
     EXPECT_MSG(strchr("XiCM", e->ph) != NULL, "an event of kind %c", e->ph);
     if (e->ph != 'M') {
         EXPECT_EQ(json_get(j, "cat")->kind, JSON_STRING);
@@ -335,8 +337,8 @@ static void all_kinds(void)
     loam_free_os_memory();
     loam_trace_stop();
     struct document d = read_document(fd);
-    EXPECT_MSG(d.dropped == 0 || TEST_SANITIZED || emulated(), "%" PRIu64 " were dropped",
-               d.dropped);
+    EXPECT_MSG(d.dropped == 0 || TEST_SANITIZED || emulated() || test_godebug("gcstress"),
+               "%" PRIu64 " were dropped", d.dropped);
     expect_all(&d, 'X', stretches, COUNT_OF(stretches));
     EXPECT_NOT_NULL(find(&d, 'X', stops ? "stopped" : "answer"));
     EXPECT(!assisted || find(&d, 'X', "assist") != NULL);
@@ -443,24 +445,16 @@ static void phases_are_those_of_gctrace(void)
     dup2(before, STDOUT_FILENO);
     close(before);
     EXPECT_CHILD_PASSED(&c);
-    /* The child's number is not ours. */
     off_t bytes = lseek(fd, 0, SEEK_END);
     char *text = malloc((size_t)bytes);
     EXPECT_EQ(pread(fd, text, (size_t)bytes, 0), bytes);
-    char from[32], to[32];
     size_t stopped;
     struct json *root = json_parse(text, (size_t)bytes, &stopped);
     EXPECT_NOT_NULL(root);
-    int64_t pid = whole_number(json_get(json_get(root, "traceEvents")->first, "pid"));
-    int width = snprintf(from, sizeof from, "\"pid\":%" PRId64 ",", pid);
-    snprintf(to, sizeof to, "\"pid\":%d,", getpid());
-    EXPECT_LE(strlen(to), (size_t)width); /* spaces fill it */
-    for (char *at = text;
-         (at = memmem(at, (size_t)(text + bytes - at), from, (size_t)width)) != NULL; at += width) {
-        memset(at, ' ', (size_t)width);
-        memcpy(at, to, strlen(to));
-    }
+    of_process = (pid_t)whole_number(json_get(json_get(root, "traceEvents")->first, "pid"));
+    EXPECT_NE(of_process, getpid());
     struct document d = parse(text, (size_t)bytes);
+    of_process = 0;
     check_nesting(&d);
     size_t cycles = 0;
     for (size_t i = 0; i < d.n; i++) {
@@ -697,12 +691,12 @@ static void recorder_refusals(void)
 static void recorder_keeps_the_last(void)
 {
     int fd = scratch(), trace = scratch();
-    loam_flight_recorder_config config = {.min_age_ns = SECOND / 2};
+    loam_flight_recorder_config config = {.min_age_ns = 2 * SECOND};
     record(&config);
     start(trace);
     work();
     loam_trace_stop();
-    sleep_us(600000);
+    sleep_us(2200000);
     int64_t from = (int64_t)now_ns();
     loam_gc();
     EXPECT_EQ(loam_flight_recorder_write(fd), 0);
@@ -710,7 +704,7 @@ static void recorder_keeps_the_last(void)
     EXPECT_NOT_NULL(find(&d, 'X', "cycle"));
     EXPECT(find(&d, 'X', "blocked") == NULL); /* of work */
     for (size_t i = 0; i < d.n; i++) {
-        EXPECT(d.events[i].ph == 'M' || d.events[i].end >= from - SECOND / 2);
+        EXPECT(d.events[i].ph == 'M' || d.events[i].end >= from - 2 * SECOND);
     }
     d = read_document(trace);
     EXPECT_NOT_NULL(find(&d, 'X', "blocked"));
