@@ -123,7 +123,8 @@ LOAM_API int loam_set_mem_profile_rate(int bytes);
  * that were allocated since the start, and that are in use, by chains of calls, each with labels `type` and `bytes` (one
  * object's). As of the end of the last cycle, so call loam_gc before it to see the present. 0, or -1 and errno: EBADF,
  * ENOMEM, or what write(2) says; part of it may be written then. Waits for fd where that blocks; no other thread waits.
- * Objects that a signal handler allocated over code of the library are not in it. */
+ * Objects that a signal handler allocated over code of the library are not in it; of those that were allocated on a stack of the
+ * program's own (a coroutine's, a handler's) nobody is said to have called. */
 LOAM_API int loam_write_heap_profile(int fd);
 
 /* Writes how many goroutines wait where, and for what (label `state`), in the same format. Nothing is stopped: each is looked

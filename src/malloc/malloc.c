@@ -216,9 +216,10 @@ static NOINLINE void sample(struct m *m, void *obj)
     }
 }
 
-static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
+static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes, bool *sampled)
 {
     uintptr_t p = 0;
+    *sampled = false;
     m_enter(m);
     mheap_fill_reserve();
     struct run *r = mcache_run(&m->cache, spanclass);
@@ -228,6 +229,8 @@ static uintptr_t refill_and_take(struct m *m, uint32_t spanclass, size_t *bytes)
         if (*bytes == 0 || !run_take(r, &p)) {
             p = 0;
         }
+        *sampled = m->cache.sampled; /* before a handler of the program can fill another run */
+        m->cache.sampled = false;
     }
     m_leave(m);
     return p;
@@ -259,10 +262,9 @@ ALWAYS_INLINE void *small_slow(struct m *m, uint32_t spanclass, enum loudness lo
             pay_before(m);
         }
         size_t got = 0;
+        bool sampled;
         /* volatile: what was taken stays on the stack, where a scan finds it, while we pay. */
-        volatile uintptr_t p = refill_and_take(m, spanclass, &got);
-        bool sampled = m->cache.sampled;
-        m->cache.sampled = false;
+        volatile uintptr_t p = refill_and_take(m, spanclass, &got, &sampled);
         if (p != 0) {
             if (!shallow) {
                 if (unlikely(sampled)) {

@@ -122,11 +122,11 @@ static bool groups_count(struct groups *gs, const struct goroutine_look *look)
     return true;
 }
 
-static int write_groups(int fd, const struct groups *gs)
+static int write_groups(struct m *m, int fd, const struct groups *gs)
 {
     static const struct pprof_type types[] = {{"goroutine", "count"}};
     struct pprof_head head = {types, 1, types[0], 1};
-    struct pprof *w = pprof_begin(fd, &head, gs->npcs, gs->n);
+    struct pprof *w = pprof_begin(m, fd, &head, gs->npcs, gs->n);
     if (w == NULL) {
         return -1;
     }
@@ -148,11 +148,12 @@ int loam_write_goroutine_profile(int fd)
 {
     struct groups gs = {0};
     struct goroutine_look look;
-    bool ok = malloc_self() != NULL;
+    struct m *m = malloc_self();
+    bool ok = m != NULL;
     for (uint32_t i = 0; ok && i < allg_count(); i++) {
         ok = !report_look(i, &look) || groups_count(&gs, &look);
     }
-    int result = ok ? write_groups(fd, &gs) : -1;
+    int result = ok ? write_groups(m, fd, &gs) : -1;
     int error = ok ? errno : ENOMEM;
     groups_fini(&gs);
     errno = error;

@@ -388,7 +388,8 @@ static int write_dump(const struct question *q, const struct m_context *self)
     put_head(&d);
     put_nodes(&d);
     put_edges(&d);
-    os_symbols_read(&d.symbols, OS_VARIABLES);
+    os_symbols_begin(&d.symbols, OS_VARIABLES);
+    os_symbols_read(&d.symbols);
     put_strings(&d);
     return writer_end(&d.w);
 }

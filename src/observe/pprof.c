@@ -343,11 +343,19 @@ static void put_mapping(struct pprof *w, struct copied_text *c)
     put_message(&w->gzip, PROFILE_MAPPING, &m);
 }
 
+static void each_text(struct m *m, struct copy_texts *to)
+{
+    struct m_wait wait;
+    m_begin_walk(m, &wait);
+    os_each_text(copy_text, to);
+    m_end_walk(m, &wait);
+}
+
 /* False: no memory. */
-static bool put_mappings(struct pprof *w)
+static bool put_mappings(struct pprof *w, struct m *m)
 {
     struct copy_texts texts_of = {0};
-    os_each_text(copy_text, &texts_of);
+    each_text(m, &texts_of);
     size_t room = texts_of.n;
     size_t bytes = room * sizeof *texts_of.at;
     texts_of = (struct copy_texts){metaalloc(bytes), 0, room};
@@ -355,7 +363,7 @@ static bool put_mappings(struct pprof *w)
     w->room = room;
     bool ok = texts_of.at != NULL && w->mappings != NULL;
     if (ok) {
-        os_each_text(copy_text, &texts_of);
+        each_text(m, &texts_of);
         for (size_t i = 0; i < texts_of.n && i < room; i++) {
             put_mapping(w, &texts_of.at[i]);
         }
@@ -458,8 +466,8 @@ static int end(struct pprof *w, int error)
     return error != 0 ? error : written;
 }
 
-static int begin(struct pprof *w, int fd, const struct pprof_head *head, size_t most_pcs,
-                 size_t most_texts)
+static int begin(struct pprof *w, struct m *m, int fd, const struct pprof_head *head,
+                 size_t most_pcs, size_t most_texts)
 {
     int error = writer_init(&w->out, fd);
     if (error != 0) {
@@ -469,16 +477,21 @@ static int begin(struct pprof *w, int fd, const struct pprof_head *head, size_t 
         !ids_init(&w->strings, most_texts + TEXTS)) {
         return ENOMEM;
     }
-    os_symbols_read(&w->symbols, OS_FUNCTIONS);
+    struct m_wait wait;
+    m_begin_walk(m, &wait);
+    os_symbols_begin(&w->symbols, OS_FUNCTIONS);
+    m_end_walk(m, &wait);
+    os_symbols_read(&w->symbols);
     gzip_begin(&w->gzip, &w->out);
     put_head(w, head);
-    return put_mappings(w) ? 0 : ENOMEM;
+    return put_mappings(w, m) ? 0 : ENOMEM;
 }
 
-struct pprof *pprof_begin(int fd, const struct pprof_head *head, size_t most_pcs, size_t most_texts)
+struct pprof *pprof_begin(struct m *m, int fd, const struct pprof_head *head, size_t most_pcs,
+                          size_t most_texts)
 {
     struct pprof *w = metaalloc(sizeof *w);
-    int error = w == NULL ? ENOMEM : begin(w, fd, head, most_pcs, most_texts);
+    int error = w == NULL ? ENOMEM : begin(w, m, fd, head, most_pcs, most_texts);
     if (error != 0) {
         if (w != NULL) {
             (void)end(w, error);

@@ -2,7 +2,7 @@
 #ifndef OBSERVE_PPROF_H
 #define OBSERVE_PPROF_H
 
-#include "base/compiler.h"
+#include "world/m.h"
 
 enum { PPROF_DEPTH = 128, PPROF_VALUES = 4, PPROF_LABELS = 2 };
 
@@ -35,8 +35,8 @@ struct pprof_sample {
 
 struct pprof;
 
-/* most_pcs, most_texts: of all samples together, texts of labels. NULL and errno: nothing, or only a part, was written. */
-struct pprof *pprof_begin(int fd, const struct pprof_head *head, size_t most_pcs,
+/* m: the caller's, not busy. most_pcs, most_texts: of all samples together, texts of labels. NULL and errno: nothing, or only a part, was written. */
+struct pprof *pprof_begin(struct m *m, int fd, const struct pprof_head *head, size_t most_pcs,
                           size_t most_texts);
 void pprof_put(struct pprof *p, const struct pprof_sample *s);
 /* 0, or -1 and errno. */

@@ -178,18 +178,27 @@ static struct profile_bucket *bucket_of(const struct profile_bucket *like, const
     return b;
 }
 
-/* Frames above the stack's end are none, wherever a chain of calls that was not ended leads. The unwinder takes some KiB,
- * which the stack of a handler may not have: there nobody is said to have called. */
+/* On stacks that the program made nobody is said to have called: where such a stack ends may lie any word, and an unwinder that
+ * takes it for an address of code reads there. Nor on a handler's stack, which may have no room for the unwinder, nor in a
+ * handler that has interrupted it. */
 static uint32_t callers(struct m *m, uintptr_t *pcs)
 {
     uintptr_t here = (uintptr_t)__builtin_frame_address(0);
-    bool known = here >= m->stack_low && here < m->stack_high;
-    uintptr_t low, high;
-    if (!known && os_altstack_bounds(here, &low, &high)) {
+    uint32_t n = 0;
+    if (here < m->stack_low || here >= m->stack_high || m->calls.under_way) {
         return 0;
     }
-    return (uint32_t)os_unwind(pcs, PPROF_DEPTH, here < m->stack_high ? m->stack_high : UINTPTR_MAX,
-                               &m->calls);
+    *(volatile bool *)&m->calls.under_way = true;
+    if (unlikely(os_unwind_locks())) {
+        struct m_wait wait;
+        m_begin_walk(m, &wait);
+        n = (uint32_t)os_unwind(pcs, PPROF_DEPTH, m->stack_high, &m->calls);
+        m_end_walk(m, &wait);
+    } else {
+        n = (uint32_t)os_unwind(pcs, PPROF_DEPTH, m->stack_high, &m->calls);
+    }
+    *(volatile bool *)&m->calls.under_way = false;
+    return n;
 }
 
 /* What cannot be counted for lack of memory is not. */
@@ -280,7 +289,7 @@ int loam_write_heap_profile(int fd)
         nbuckets++;
     }
     struct pprof_head head = {types, 4, {"space", "bytes"}, load_rlx(&heap.sample_rate)};
-    struct pprof *w = pprof_begin(fd, &head, npcs, nbuckets);
+    struct pprof *w = pprof_begin(m, fd, &head, npcs, nbuckets);
     if (w == NULL) {
         return -1;
     }

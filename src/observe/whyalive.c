@@ -142,7 +142,8 @@ static int tell_why(const struct question *q, const struct m_context *self)
     if (!graph_find(word, &obj)) {
         return EINVAL;
     }
-    os_symbols_read(&p.symbols, OS_VARIABLES);
+    os_symbols_begin(&p.symbols, OS_VARIABLES);
+    os_symbols_read(&p.symbols);
     p.graph.wanted = graph_address(&obj);
     search(&p);
     writer_format(&p.w, "0x%" PRIxPTR " (", word);

@@ -251,10 +251,12 @@ void os_backtrace_prepare(void);
 /* unwind.c: the calls that lead to the caller, innermost first, each an address within the call instruction, the library's
  * own left out. At most `most`, and only while frames lie below `high`. How many. */
 void os_unwind_init(void);         /* once, at start */
+bool os_unwind_locks(void);        /* it takes the loader's lock */
 bool os_is_own_code(uintptr_t pc); /* false in doubt */
 enum { OS_CALLS = 64 };
 struct os_calls { /* of the calling thread's last walk */
     uint32_t n;   /* 0: not known */
+    bool under_way;
     uintptr_t pcs[OS_CALLS], slots[OS_CALLS];
 };
 size_t os_unwind(uintptr_t *pcs, size_t most, uintptr_t high, struct os_calls *last);
@@ -355,7 +357,6 @@ void os_modules_fork_child(void);
 /* -- names of variables and functions (symbols.c) ---------------------------------------------- */
 
 enum os_symbols_of { OS_VARIABLES, OS_FUNCTIONS };
-enum { OS_SYMBOL_FILES = 256 }; /* modules; of further ones nothing has a name */
 
 struct os_symbol {
     uintptr_t start;
@@ -366,15 +367,13 @@ struct os_symbols {
     enum os_symbols_of of;
     struct os_symbol *symbols; /* by address */
     size_t count, capacity;
-    struct {
-        void *at;
-        size_t bytes;
-    } files[OS_SYMBOL_FILES]; /* mapped: names lie in them */
-    size_t nfiles;
-    char program[256];
+    struct os_module *modules; /* names lie there */
+    size_t nmodules;
 };
-/* Those of all modules, as their files name them; what memory or a file does not give is left out. To be released. */
-void os_symbols_read(struct os_symbols *s, enum os_symbols_of of);
+/* Which modules there are, with the loader's lock; then what their files name, without it. What memory or a file does not give
+ * is left out. To be released. */
+void os_symbols_begin(struct os_symbols *s, enum os_symbols_of of);
+void os_symbols_read(struct os_symbols *s);
 void os_symbols_release(struct os_symbols *s);
 const struct os_symbol *os_symbols_find(const struct os_symbols *s, uintptr_t addr); /* or NULL */
 

@@ -1,11 +1,12 @@
 /* symbols.c - which variable, or function, lies at an address.
  *
  * Purpose     Names for roots in the data of the program and its libraries, and for calls in profiles; static ones too.
- * Model       Each module's file is mapped; of its .symtab, or where it was stripped .dynsym, what is a variable in writable
- *             memory, or a function, goes to one table, sorted by address. A file that is not what was loaded gives wrong names, and nothing
- *             worse: all offsets are checked against its length.
- * Locking     modules_lock over the walk.
- * Tests       tests/api/heapdump.c
+ * Model       Which modules there are is noted under the loader's lock; their files are read after it, for nobody should wait
+ *             for a disk. Of each file's .symtab, or where it was stripped .dynsym, what is a variable in writable memory, or
+ *             a function, goes to one table, sorted by address. A file that is not what was loaded gives wrong
+ *             names, and nothing worse: it is read into memory of our own, and all offsets are checked.
+ * Locking     modules_lock, while modules are noted.
+ * Tests       tests/api/heapdump.c, tests/api/profile.c
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -18,152 +19,196 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-struct elf {
-    const char *at; /* the mapped file; NULL: none */
-    size_t bytes;
-    const ElfW(Shdr) * sections;
-    size_t nsections;
+enum {
+    MODULES = 256, /* of further ones nothing has a name */
+    RANGES = 8,    /* of memory, of a module */
 };
 
-/* Does the file have n things of `size` at `offset`? */
-static bool elf_holds(const struct elf *e, uint64_t offset, uint64_t n, uint64_t size)
+#define PART_MOST (UINT64_C(1) << 30) /* bytes of a file that are read at once */
+
+struct os_module {
+    uintptr_t base;
+    struct {
+        uintptr_t start, end;
+    } ranges[RANGES]; /* where its symbols may lie */
+    size_t nranges;
+    char *names; /* .strtab, in memory of our own; NULL: none */
+    uint64_t names_bytes;
+    char path[PATH_MAX]; /* of the program too, which the loader does not name */
+};
+
+static size_t modules_bytes(void)
 {
-    return offset <= e->bytes && n <= (e->bytes - offset) / size;
+    return align_up(MODULES * sizeof(struct os_module), os_page_size());
 }
 
-static void elf_map(struct elf *e, const char *path)
-{
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return;
-    }
-    if (fstat(fd, &st) == 0 && (size_t)st.st_size > sizeof(ElfW(Ehdr))) {
-        const void *at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        e->at = at == MAP_FAILED ? NULL : at;
-        e->bytes = (size_t)st.st_size;
-    }
-    (void)close(fd);
-}
+/* -- which modules there are ------------------------------------------------------------------- */
 
-static bool elf_read(struct elf *e)
+static int note_module(struct dl_phdr_info *info, size_t size, void *arg)
 {
-    const ElfW(Ehdr) *head = (const void *)e->at;
-    if (e->at == NULL || memcmp(head->e_ident, ELFMAG, SELFMAG) != 0 ||
-        head->e_shentsize != sizeof(ElfW(Shdr)) || head->e_shoff % _Alignof(ElfW(Shdr)) != 0 ||
-        !elf_holds(e, head->e_shoff, head->e_shnum, sizeof(ElfW(Shdr)))) {
-        return false;
+    struct os_symbols *s = arg;
+    unsigned flag = s->of == OS_FUNCTIONS ? PF_X : PF_W;
+    (void)size;
+    if (s->nmodules == MODULES || info->dlpi_name == NULL) {
+        return 0;
     }
-    e->sections = (const void *)(e->at + head->e_shoff);
-    e->nsections = head->e_shnum;
-    return true;
-}
-
-static const ElfW(Shdr) * elf_section(const struct elf *e, uint32_t type)
-{
-    for (size_t i = 0; i < e->nsections; i++) {
-        const ElfW(Shdr) *s = &e->sections[i];
-        if (s->sh_type == type && s->sh_link < e->nsections &&
-            s->sh_offset % _Alignof(ElfW(Sym)) == 0 && elf_holds(e, s->sh_offset, s->sh_size, 1)) {
-            return s;
+    struct os_module *m = &s->modules[s->nmodules++];
+    m->base = (uintptr_t)info->dlpi_addr;
+    strncpy(m->path, info->dlpi_name, sizeof m->path - 1);
+    for (size_t i = 0; i < info->dlpi_phnum && m->nranges < RANGES; i++) {
+        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+        if (ph->p_type == PT_LOAD && (ph->p_flags & flag) != 0) {
+            m->ranges[m->nranges].start = m->base + ph->p_vaddr;
+            m->ranges[m->nranges++].end = m->base + ph->p_vaddr + ph->p_memsz;
         }
     }
-    return NULL;
+    return 0;
+}
+
+void os_symbols_begin(struct os_symbols *s, enum os_symbols_of of)
+{
+    *s = (struct os_symbols){.of = of, .modules = os_map(modules_bytes())};
+    if (s->modules != NULL) {
+        modules_each(note_module, s);
+    }
+}
+
+/* -- their files ------------------------------------------------------------------------------- */
+
+/* Released with its size. NULL: the file has no such bytes, or no memory. */
+static void *read_part(int fd, uint64_t offset, uint64_t bytes)
+{
+    if (bytes == 0 || bytes > PART_MOST || offset > INT64_MAX - bytes) {
+        return NULL;
+    }
+    size_t room = align_up((size_t)bytes, os_page_size());
+    char *at = os_map(room);
+    ssize_t n = 1;
+    for (uint64_t done = 0; at != NULL && done < bytes; done += (uint64_t)n) {
+        n = pread(fd, at + done, (size_t)(bytes - done), (off_t)(offset + done));
+        if (n <= 0) {
+            os_release(at, room);
+            return NULL;
+        }
+    }
+    return at;
+}
+
+static void release_part(void *at, uint64_t bytes)
+{
+    if (at != NULL) {
+        os_release(at, align_up((size_t)bytes, os_page_size()));
+    }
 }
 
 static bool symbols_grow(struct os_symbols *s)
 {
     size_t capacity = s->capacity == 0 ? 1024 : 2 * s->capacity;
-    size_t page = os_page_size();
-    struct os_symbol *bigger = os_map(align_up(capacity * sizeof *bigger, page));
+    struct os_symbol *bigger = os_map(align_up(capacity * sizeof *bigger, os_page_size()));
     if (bigger == NULL) {
         return false;
     }
     if (s->symbols != NULL) {
         memcpy(bigger, s->symbols, s->count * sizeof *bigger);
-        os_release(s->symbols, align_up(s->capacity * sizeof *bigger, page));
+        release_part(s->symbols, s->capacity * sizeof *bigger);
     }
     s->symbols = bigger;
     s->capacity = capacity;
     return true;
 }
 
-static void symbols_add(struct os_symbols *s, struct os_symbol symbol)
+static bool module_has(const struct os_module *m, uintptr_t start, uint64_t bytes)
 {
-    if (s->count < s->capacity || symbols_grow(s)) {
-        s->symbols[s->count++] = symbol;
+    for (size_t i = 0; i < m->nranges; i++) {
+        uintptr_t offset = start - m->ranges[i].start;
+        uintptr_t length = m->ranges[i].end - m->ranges[i].start;
+        if (offset < length && bytes <= length - offset) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void add_symbols(struct os_symbols *s, const struct os_module *m, const ElfW(Sym) * sym,
+                        uint64_t n)
+{
+    const char *slash = strrchr(m->path, '/');
+    unsigned type = s->of == OS_FUNCTIONS ? STT_FUNC : STT_OBJECT;
+    for (uint64_t i = 0; i < n; i++) {
+        uintptr_t start = m->base + (uintptr_t)sym[i].st_value;
+        if (ELF64_ST_TYPE(sym[i].st_info) == type && sym[i].st_size != 0 &&
+            sym[i].st_shndx != SHN_UNDEF && sym[i].st_name < m->names_bytes &&
+            module_has(m, start, sym[i].st_size) && (s->count < s->capacity || symbols_grow(s))) {
+            s->symbols[s->count++] = (struct os_symbol){start, (size_t)sym[i].st_size,
+                                                        m->names + sym[i].st_name,
+                                                        slash != NULL ? slash + 1 : m->path};
+        }
     }
 }
 
-static void symbols_of_section(struct os_symbols *s, const struct elf *e, const ElfW(Shdr) * table,
-                               const struct dl_phdr_info *info, const char *module)
+static const ElfW(Shdr) * table_of(const ElfW(Shdr) * sections, size_t n, uint32_t type)
 {
-    const ElfW(Sym) *sym = (const void *)(e->at + table->sh_offset);
-    const ElfW(Shdr) *names = &e->sections[table->sh_link];
-    if (!elf_holds(e, names->sh_offset, names->sh_size, 1) || names->sh_size == 0 ||
-        e->at[names->sh_offset + names->sh_size - 1] != '\0') {
+    for (size_t i = 0; i < n; i++) {
+        if (sections[i].sh_type == type && sections[i].sh_link < n) {
+            return &sections[i];
+        }
+    }
+    return NULL;
+}
+
+static void read_table(struct os_symbols *s, struct os_module *m, int fd, const ElfW(Shdr) * table,
+                       const ElfW(Shdr) * names)
+{
+    uint64_t n = table->sh_size / sizeof(ElfW(Sym));
+    ElfW(Sym) *sym = read_part(fd, table->sh_offset, n * sizeof *sym);
+    m->names = read_part(fd, names->sh_offset, names->sh_size);
+    m->names_bytes = m->names != NULL ? names->sh_size : 0;
+    if (sym != NULL && m->names != NULL && m->names[m->names_bytes - 1] == '\0') {
+        add_symbols(s, m, sym, n);
+    }
+    release_part(sym, n * sizeof *sym);
+}
+
+static void read_sections(struct os_symbols *s, struct os_module *m, int fd)
+{
+    ElfW(Ehdr) head;
+    if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head ||
+        memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 || head.e_shentsize != sizeof(ElfW(Shdr))) {
         return;
     }
-    for (size_t i = 0; i < table->sh_size / sizeof *sym; i++) {
-        uintptr_t start = (uintptr_t)(info->dlpi_addr + sym[i].st_value);
-        if (ELF64_ST_TYPE(sym[i].st_info) == (s->of == OS_FUNCTIONS ? STT_FUNC : STT_OBJECT) &&
-            sym[i].st_size != 0 && sym[i].st_shndx != SHN_UNDEF &&
-            sym[i].st_name < names->sh_size &&
-            module_holds(info, start, (size_t)sym[i].st_size,
-                         s->of == OS_FUNCTIONS ? PF_X : PF_W)) {
-            const char *name = e->at + names->sh_offset + sym[i].st_name;
-            symbols_add(s, (struct os_symbol){start, (size_t)sym[i].st_size, name, module});
-        }
+    size_t bytes = head.e_shnum * sizeof(ElfW(Shdr));
+    ElfW(Shdr) *sections = read_part(fd, head.e_shoff, bytes);
+    if (sections == NULL) {
+        return;
     }
+    const ElfW(Shdr) *table = table_of(sections, head.e_shnum, SHT_SYMTAB);
+    table = table != NULL ? table : table_of(sections, head.e_shnum, SHT_DYNSYM);
+    if (table != NULL) {
+        read_table(s, m, fd, table, &sections[table->sh_link]);
+    }
+    release_part(sections, bytes);
 }
 
-/* The program has no name for the loader; and a name without a file is the kernel's. */
-static const char *module_path(struct os_symbols *s, const struct dl_phdr_info *info,
-                               const char **module)
+static void read_file(struct os_symbols *s, struct os_module *m)
 {
-    const char *path = info->dlpi_name;
-    if (path == NULL || path[0] == '\0') {
-        ssize_t n = readlink("/proc/self/exe", s->program, sizeof s->program - 1);
-        s->program[n < 0 ? 0 : n] = '\0';
-        *module = s->program;
+    const char *path = m->path;
+    if (path[0] == '\0') {
+        ssize_t n = readlink("/proc/self/exe", m->path, sizeof m->path - 1);
+        m->path[n < 0 ? 0 : n] = '\0';
         path = "/proc/self/exe";
-    } else {
-        *module = path;
     }
-    const char *slash = strrchr(*module, '/');
-    *module = slash != NULL ? slash + 1 : *module;
-    return path;
+    int fd = open(path, O_RDONLY | O_CLOEXEC); /* none for a name without a file, the kernel's */
+    if (fd >= 0) {
+        read_sections(s, m, fd);
+        (void)close(fd);
+    }
 }
 
-static int symbols_of_module(struct dl_phdr_info *info, size_t size, void *arg)
-{
-    struct os_symbols *s = arg;
-    const char *module;
-    struct elf e = {0};
-    (void)size;
-    elf_map(&e, module_path(s, info, &module));
-    if (!elf_read(&e)) {
-        if (e.at != NULL) {
-            (void)munmap((void *)(uintptr_t)e.at, e.bytes);
-        }
-        return 0;
-    }
-    const ElfW(Shdr) *table = elf_section(&e, SHT_SYMTAB);
-    table = table != NULL ? table : elf_section(&e, SHT_DYNSYM);
-    if (table != NULL && s->nfiles < OS_SYMBOL_FILES) {
-        s->files[s->nfiles].at = (void *)(uintptr_t)e.at;
-        s->files[s->nfiles++].bytes = e.bytes;
-        symbols_of_section(s, &e, table, info, module);
-    } else {
-        (void)munmap((void *)(uintptr_t)e.at, e.bytes);
-    }
-    return 0;
-}
+/* -- the table --------------------------------------------------------------------------------- */
 
 static void sift(struct os_symbol *v, size_t root, size_t n)
 {
@@ -178,11 +223,12 @@ static void sift(struct os_symbol *v, size_t root, size_t n)
     v[root] = moved;
 }
 
-void os_symbols_read(struct os_symbols *s, enum os_symbols_of of)
+void os_symbols_read(struct os_symbols *s)
 {
     int saved_errno = errno;
-    *s = (struct os_symbols){.of = of};
-    modules_each(symbols_of_module, s);
+    for (size_t i = 0; i < s->nmodules; i++) {
+        read_file(s, &s->modules[i]);
+    }
     for (size_t i = s->count / 2; i > 0; i--) {
         sift(s->symbols, i - 1, s->count);
     }
@@ -193,6 +239,17 @@ void os_symbols_read(struct os_symbols *s, enum os_symbols_of of)
         sift(s->symbols, 0, i);
     }
     errno = saved_errno;
+}
+
+void os_symbols_release(struct os_symbols *s)
+{
+    for (size_t i = 0; i < s->nmodules; i++) {
+        release_part(s->modules[i].names, s->modules[i].names_bytes);
+    }
+    release_part(s->symbols, s->capacity * sizeof *s->symbols);
+    if (s->modules != NULL) {
+        os_release(s->modules, modules_bytes());
+    }
 }
 
 const struct os_symbol *os_symbols_find(const struct os_symbols *s, uintptr_t addr)
@@ -209,14 +266,4 @@ const struct os_symbol *os_symbols_find(const struct os_symbols *s, uintptr_t ad
     }
     const struct os_symbol *last = low == 0 ? NULL : &s->symbols[low - 1];
     return last != NULL && addr - last->start < last->bytes ? last : NULL;
-}
-
-void os_symbols_release(struct os_symbols *s)
-{
-    for (size_t i = 0; i < s->nfiles; i++) {
-        (void)munmap(s->files[i].at, s->files[i].bytes);
-    }
-    if (s->symbols != NULL) {
-        os_release(s->symbols, align_up(s->capacity * sizeof *s->symbols, os_page_size()));
-    }
 }

@@ -37,6 +37,15 @@ static void note_library(void *arg, const struct os_text *text)
     }
 }
 
+/* glibc 2.35: unwind tables are found without the loader's lock, by unwinders that know of it (gcc 12). */
+extern int _dl_find_object(void *pc, void *result)
+    __attribute__((weak)); /* NOLINT(bugprone-reserved-identifier) */
+
+bool os_unwind_locks(void)
+{
+    return _dl_find_object == NULL;
+}
+
 void os_unwind_init(void)
 {
     if (__start_loam_text != NULL) {
@@ -45,6 +54,10 @@ void os_unwind_init(void)
     } else {
         os_each_text(note_library, NULL);
     }
+    /* The first walk of a process initializes the unwinder, once: here no handler of the program comes between. */
+    struct os_calls calls = {0};
+    uintptr_t pcs[1];
+    (void)os_unwind(pcs, 1, UINTPTR_MAX, &calls);
 }
 
 bool os_is_own_code(uintptr_t pc)

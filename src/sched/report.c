@@ -61,7 +61,7 @@ struct looking {
 };
 
 /* Busy while the goroutine is claimed, so that nobody who waits for it waits for a thread that stands still; and
- * called with the loader's lock, which the unwinder takes too, and which is held while threads are made to stop. */
+ * called with the loader's lock where the unwinder takes that, too, and which is held while threads are made to stop. */
 static void look_once(void *arg, uintptr_t start, size_t bytes)
 {
     struct looking *l = arg;
@@ -96,7 +96,11 @@ bool report_look(uint32_t index, struct goroutine_look *look)
     if (load_acq(&l.g->status) == G_DEAD) {
         return false;
     }
-    os_each_data_range(look_once, &l);
+    if (os_unwind_locks()) {
+        os_each_data_range(look_once, &l);
+    } else {
+        look_once(&l, 0, 0);
+    }
     *look = l.look;
     return look->why != NULL;
 }

@@ -232,6 +232,11 @@ struct m_wait {
 void m_begin_wait(struct m *m, struct m_wait *w);
 void m_end_wait(struct m *m, struct m_wait *w);
 
+/* The same around what takes the loader's lock and touches no heap: no fork comes between, whose child would find that lock
+ * taken for ever. */
+void m_begin_walk(struct m *m, struct m_wait *w);
+void m_end_walk(struct m *m, struct m_wait *w);
+
 /* The object around addr. A slot that waits in this thread's cache is none; of a slot in another one's
  * cache that cannot be told. */
 ALWAYS_INLINE bool m_find_object(uintptr_t addr, struct mspan **s, size_t *index)

@@ -657,6 +657,18 @@ void m_end_wait(struct m *m, struct m_wait *w)
     pthread_sigmask(SIG_SETMASK, (sigset_t *)w->signals, NULL);
 }
 
+void m_begin_walk(struct m *m, struct m_wait *w)
+{
+    m_begin_wait(m, w);
+    world_enter_stranger();
+}
+
+void m_end_walk(struct m *m, struct m_wait *w)
+{
+    world_leave_stranger();
+    m_end_wait(m, w);
+}
+
 /* -- handshakes -------------------------------------------------------------------------------- */
 
 /* [block]: keep m where it stands; false: it runs. */

@@ -587,6 +587,76 @@ static void errors(void)
 
 static _Atomic(bool) stop;
 
+static void *write_profiles(void *arg)
+{
+    int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    (void)arg;
+    while (!atomic_load(&stop)) {
+        EXPECT_EQ(loam_write_heap_profile(fd), 0);
+        EXPECT_EQ(loam_write_goroutine_profile(fd), 0);
+    }
+    close(fd);
+    return NULL;
+}
+
+/* No child inherits the loader's lock from a thread that writes a profile. */
+static void forks(void)
+{
+    atomic_store(&stop, false);
+    pthread_t t = thread_start(write_profiles, NULL);
+    for (int i = 0; i < 20; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            loam_gc();
+            (void)profile_read();
+            _exit(0);
+        }
+        EXPECT_GT(pid, 0);
+        child_wait(pid);
+    }
+    atomic_store(&stop, true);
+    thread_join(t);
+}
+
+#if defined(__x86_64__) && !TEST_SANITIZED
+/* Where a coroutine's stack ends some write an address that is none; nobody shall look what is there. */
+void profile_switch(void **save, void *to);
+__asm__(".text\n"
+        ".type profile_switch, @function\n"
+        "profile_switch:\n"
+        "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+        "movq %rsp, (%rdi)\nmovq %rsi, %rsp\n"
+        "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\n"
+        "ret\n"
+        ".size profile_switch, . - profile_switch\n");
+
+static void *caller_sp, *coroutine_sp;
+
+static void coroutine(void)
+{
+    for (int i = 0; i < 1000; i++) {
+        EXPECT_NOT_NULL(LOAM_NEW(pair));
+    }
+    profile_switch(&coroutine_sp, caller_sp);
+}
+
+static void stack_of_its_own(void)
+{
+    enum { BYTES = 64 << 10, SAVED = 6 };
+    void *mem = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT(mem != MAP_FAILED);
+    loam_stack *stack = loam_stack_add(mem, BYTES, NULL);
+    EXPECT_NOT_NULL(stack);
+    uintptr_t *top = (uintptr_t *)((char *)mem + BYTES - 128);
+    *--top = 0xdeaddeaddeaddead;
+    *--top = (uintptr_t)coroutine;
+    loam_set_mem_profile_rate(1);
+    profile_switch(&caller_sp, top - SAVED);
+    loam_stack_remove(stack);
+    munmap(mem, BYTES);
+}
+#endif
+
 static void *churn(void *arg)
 {
     struct team_member *me = arg;
@@ -650,6 +720,10 @@ int main(int argc, char **argv)
     RUN(finalizers);
     RUN(sums_of_samples);
     RUN(errors);
+    RUN(forks);
+#if defined(__x86_64__) && !TEST_SANITIZED
+    RUN(stack_of_its_own);
+#endif
     RUN(beside_others);
     return test_end();
 }
