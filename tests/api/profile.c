@@ -693,7 +693,7 @@ static void beside_others(void)
         team_start(&team, 8, churn, NULL);
         for (int k = 0; k < 5; k++) {
             (void)profile_read();
-            pid_t pid = k == 0 ? fork() : -1;
+            pid_t pid = k == 0 && !emulated() ? fork() : -1;
             if (pid == 0) {
                 (void)profile_read();
                 _exit(0);
@@ -720,7 +720,9 @@ int main(int argc, char **argv)
     RUN(finalizers);
     RUN(sums_of_samples);
     RUN(errors);
-    RUN(forks);
+    if (!emulated()) { /* qemu-user fails an assertion of its own when a child with such a parent starts threads */
+        RUN(forks);
+    }
 #if defined(__x86_64__) && !TEST_SANITIZED
     RUN(stack_of_its_own);
 #endif
