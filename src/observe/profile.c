@@ -214,8 +214,8 @@ static void sampled(struct m *m, void *obj)
         like.size = s->elem_size;
         like.hash = hash_of(pcs, like.depth, like.size, like.type);
         struct profile_bucket *b = bucket_of(&like, pcs);
-        uint32_t when = m->cache.sweepgen /
-                        2; /* as the sweeper sees it: its span is of that generation */
+        /* As the sweeper sees it: its span is of that generation. */
+        uint32_t when = m->cache.sweepgen / 2;
         if (b != NULL && ends_add_sample(obj, b, when)) {
             count_allocated(b, when);
         }

@@ -19,10 +19,8 @@
 #include <unwind.h>
 
 /* The linker's, in programs that the static library is linked into. */
-extern const char __start_loam_text[] __attribute__((weak))
-HIDDEN; /* NOLINT(bugprone-reserved-identifier) */
-extern const char __stop_loam_text[] __attribute__((weak))
-HIDDEN; /* NOLINT(bugprone-reserved-identifier) */
+extern HIDDEN const char __start_loam_text[] __attribute__((weak));
+extern HIDDEN const char __stop_loam_text[] __attribute__((weak));
 
 static struct {
     uintptr_t begin, end;
@@ -38,8 +36,7 @@ static void note_library(void *arg, const struct os_text *text)
 }
 
 /* glibc 2.35: unwind tables are found without the loader's lock, by unwinders that know of it (gcc 12). */
-extern int _dl_find_object(void *pc, void *result)
-    __attribute__((weak)); /* NOLINT(bugprone-reserved-identifier) */
+extern int _dl_find_object(void *pc, void *result) __attribute__((weak));
 
 bool os_unwind_locks(void)
 {
