@@ -16,9 +16,10 @@
 #include <string.h>
 
 enum {
-    WORKERS_MOST = 10000, /* Go's */
-    SLICE_NS = 10000000,  /* Go's: who runs longer while others wait loses its P */
-    QUICK_NS = 20000,     /* Go's: between two looks at first, */
+    WORKERS_MOST = 10000,       /* Go's */
+    SLICE_NS = 10000000,        /* Go's: who runs longer while others wait loses its P */
+    QUICK_NS = 20000,           /* Go's: between two looks at first, */
+    AGAIN_MOST_NS = 1280000000, /* after a thread has ended, the last look whether all are asleep */
     SLOW_NS = 5000000, /* and when nothing happens: half of Go's, so that nobody waits for 20 ms */
     QUICK_LOOKS = 50,
     ASK_NS = 200000, /* so long after it came there the kernel is asked whether a worker sleeps */
@@ -35,6 +36,7 @@ static struct {
     _Atomic int64_t retry_ns; /* 0: none was refused since one was made */
     /* Its own. */
     int64_t retry_at;
+    int64_t again_ns;      /* so long later it looks again whether all are asleep; 0: no more */
     struct worker *unused; /* whose thread could not be made */
 } monitor;
 
@@ -219,10 +221,14 @@ static void sleep_deeply(uint32_t seen)
     if (load_sc(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs) && !load_sc(&monitor.wanted) &&
         !load_sc(&monitor.ended)) {
         world_lib_pause();
-        os_futex_wait(&monitor.word, seen, -1);
+        os_futex_wait(&monitor.word, seen, monitor.again_ns != 0 ? monitor.again_ns : -1);
         world_lib_resume();
     }
     store_sc(&monitor.asleep, false);
+    if (monitor.again_ns != 0) {
+        monitor.again_ns = monitor.again_ns < AGAIN_MOST_NS ? 2 * monitor.again_ns : 0;
+        report_if_stuck();
+    }
 }
 
 static void poll_late(int64_t now)
@@ -258,6 +264,7 @@ void monitor_main(void *arg)
         if (xchg_acqrel(&monitor.ended, false)) {
             os_sleep_ns(SLOW_NS); /* until it is gone */
             report_if_stuck();
+            monitor.again_ns = 2 * SLOW_NS; /* it may have had no processor to end on */
         }
         if (load_rlx(&sched.nidle_ps) >= (uint32_t)load_rlx(&sched.procs) &&
             monitor.retry_at == 0) {

@@ -23,6 +23,8 @@ enum {
     FRAMES = 32,           /* in a crash */
     ROOM_BYTES = 16 << 10, /* of a stack, for the unwinder */
     CRASH_MOST = 100,      /* goroutines told of in a crash */
+    TRIES = 100,           /* to look at one that somebody else looks at */
+    PAUSE_NS = 100000,
 };
 
 static bool put(int fd, const char *text, size_t n)
@@ -90,19 +92,26 @@ static void look_once(void *arg, uintptr_t start, size_t bytes)
     }
 }
 
+/* Somebody else may have it in hand: the collector, or another report. */
 bool report_look(uint32_t index, struct goroutine_look *look)
 {
-    struct looking l = {.g = allg_get(index)};
-    if (load_acq(&l.g->status) == G_DEAD) {
-        return false;
+    for (int i = 0; i < TRIES; i++) {
+        struct looking l = {.g = allg_get(index)};
+        if (load_acq(&l.g->status) == G_DEAD) {
+            return false;
+        }
+        if (os_unwind_locks()) {
+            os_each_data_range(look_once, &l);
+        } else {
+            look_once(&l, 0, 0);
+        }
+        if (l.look.why != NULL) {
+            *look = l.look;
+            return true;
+        }
+        os_sleep_ns(PAUSE_NS);
     }
-    if (os_unwind_locks()) {
-        os_each_data_range(look_once, &l);
-    } else {
-        look_once(&l, 0, 0);
-    }
-    *look = l.look;
-    return look->why != NULL;
+    return false;
 }
 
 static bool report_one(int fd, uint32_t index, struct goroutine_look *look)
@@ -176,7 +185,9 @@ void report_if_stuck(void)
     mutex_lock(&sched.lock);
     stuck = all_wait_locked();
     mutex_unlock(&sched.lock);
-    if (stuck && no_thread_runs()) {
+    static _Atomic bool
+        told; /* the worker that went to sleep last, and the monitor, may both find it out */
+    if (stuck && no_thread_runs() && !xchg_rlx(&told, true)) {
         static const char what[] = "loam: fatal: all goroutines are asleep - deadlock!\n\n";
         (void)put(STDERR_FILENO, what, sizeof what - 1);
         (void)report(STDERR_FILENO, UINT32_MAX);

@@ -337,9 +337,8 @@ void gscan_each_root(const struct g *g, root_fn *fn, void *arg);
 void gscan_fork_child(void);
 
 /* -- report.c ---------------------------------------------------------------------------------- */
-/* Busy, or the monitor. Ends the process when nothing can go on any more. */
 /* What the goroutine at an index of allg_get does, and where it was parked: return addresses, the innermost first. False: it has
- * ended, or somebody else has it in hand just now. */
+ * ended, or somebody else has had it in hand for 10 ms. */
 enum { GOROUTINE_FRAMES = 64 };
 struct goroutine_look {
     const char *why; /* lives for ever */
@@ -347,6 +346,7 @@ struct goroutine_look {
     size_t n; /* 0: it runs, or has no room for a look */
 };
 bool report_look(uint32_t index, struct goroutine_look *look);
+/* Busy, or the monitor. Ends the process when nothing can go on any more. */
 void report_if_stuck(void);
 void report_init(void); /* crashes name the goroutine */
 
