@@ -253,9 +253,9 @@ void os_backtrace_prepare(void);
 void os_unwind_init(void);         /* once, at start */
 bool os_unwind_locks(void);        /* it takes the loader's lock */
 bool os_is_own_code(uintptr_t pc); /* false in doubt */
-enum { OS_CALLS = 64 };
-struct os_calls { /* of the calling thread's last walk */
-    uint32_t n;   /* 0: not known */
+enum { OS_CALLS = 32 };            /* deeper chains are walked anew */
+struct os_calls {                  /* of the calling thread's last walk */
+    uint32_t n;                    /* 0: not known */
     bool under_way;
     uintptr_t pcs[OS_CALLS], slots[OS_CALLS];
 };
