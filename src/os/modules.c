@@ -28,6 +28,7 @@
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "base/sort.h"
 
 #include <elf.h>
 #include <link.h>
@@ -108,10 +109,53 @@ static int data_module(struct dl_phdr_info *info, size_t size, void *arg)
 
 void os_each_data_range(void (*fn)(void *arg, uintptr_t start, size_t bytes), void *arg)
 {
-    struct data_walk walk = {fn, arg};
-    mutex_lock(&modules_lock);
-    (void)dl_iterate_phdr(data_module, &walk);
-    mutex_unlock(&modules_lock);
+    modules_each(data_module, &(struct data_walk){fn, arg});
+}
+
+/* -- notes ------------------------------------------------------------------------------------ */
+
+#define NOTE_NAME "loam"
+#define NOTE_STORE 1u /* types */
+#define NOTE_COPY 2u
+
+struct note {
+    const char *name;
+    uint32_t type;
+    size_t bytes; /* of the description */
+};
+
+/* Call fn for each such note of this module, desc and its bytes, while it returns true. bytes 0: of any length. */
+static void
+module_notes(const struct dl_phdr_info *info, const ElfW(Phdr) * ph, const struct note *which,
+             bool (*fn)(void *arg, const struct dl_phdr_info *info, uintptr_t desc, size_t bytes),
+             void *arg)
+{
+    uintptr_t at = (uintptr_t)(info->dlpi_addr + ph->p_vaddr);
+    uintptr_t end = at + ph->p_memsz;
+    size_t align = ph->p_align == 8 ? 8 : 4;
+    size_t namesz = strlen(which->name) + 1;
+    if (ph->p_type != PT_NOTE || !module_holds(info, at, ph->p_memsz, PF_R)) {
+        return;
+    }
+    while (end - at >= sizeof(ElfW(Nhdr))) {
+        ElfW(Nhdr) nh;
+        memcpy(&nh, (const void *)at, sizeof(nh));
+        size_t desc_at = align_up(sizeof(nh) + (size_t)nh.n_namesz, align);
+        size_t bytes = align_up(desc_at + nh.n_descsz, align);
+        if (desc_at + nh.n_descsz > end - at) {
+            return;
+        }
+        if (nh.n_type == which->type && nh.n_namesz == namesz &&
+            (which->bytes == 0 || nh.n_descsz == which->bytes) &&
+            memcmp((const void *)(at + sizeof(nh)), which->name, namesz) == 0 &&
+            !fn(arg, info, at + desc_at, nh.n_descsz)) {
+            return;
+        }
+        if (bytes >= end - at) {
+            return;
+        }
+        at += bytes;
+    }
 }
 
 /* -- code ------------------------------------------------------------------------------------- */
@@ -121,33 +165,13 @@ struct text_walk {
     void *arg;
 };
 
-static const uint8_t *build_id(const struct dl_phdr_info *info, size_t *bytes)
+static bool build_id_note(void *arg, const struct dl_phdr_info *info, uintptr_t desc, size_t bytes)
 {
-    *bytes = 0;
-    for (size_t i = 0; i < info->dlpi_phnum; i++) {
-        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
-        uintptr_t at = (uintptr_t)(info->dlpi_addr + ph->p_vaddr);
-        if (ph->p_type != PT_NOTE || !module_holds(info, at, ph->p_memsz, PF_R)) {
-            continue;
-        }
-        for (size_t left = ph->p_memsz; left >= sizeof(ElfW(Nhdr));) {
-            const ElfW(Nhdr) *nh = (const void *)at;
-            size_t align = ph->p_align == 8 ? 8 : 4;
-            size_t desc = align_up(sizeof *nh + (size_t)nh->n_namesz, align);
-            size_t size = align_up(desc + nh->n_descsz, align);
-            if (desc + nh->n_descsz > left) {
-                break;
-            }
-            if (nh->n_type == NT_GNU_BUILD_ID && nh->n_namesz == sizeof "GNU" &&
-                memcmp(nh + 1, "GNU", sizeof "GNU") == 0) {
-                *bytes = nh->n_descsz;
-                return (const uint8_t *)at + desc;
-            }
-            at += size;
-            left = left > size ? left - size : 0;
-        }
-    }
-    return NULL;
+    struct os_text *t = arg;
+    (void)info;
+    t->build_id = (const uint8_t *)desc;
+    t->build_id_bytes = bytes;
+    return false;
 }
 
 static int text_module(struct dl_phdr_info *info, size_t size, void *arg)
@@ -155,7 +179,10 @@ static int text_module(struct dl_phdr_info *info, size_t size, void *arg)
     const struct text_walk *walk = arg;
     (void)size;
     struct os_text t = {.file = info->dlpi_name};
-    t.build_id = build_id(info, &t.build_id_bytes);
+    static const struct note build_id = {"GNU", NT_GNU_BUILD_ID, 0};
+    for (size_t i = 0; i < info->dlpi_phnum && t.build_id == NULL; i++) {
+        module_notes(info, &info->dlpi_phdr[i], &build_id, build_id_note, &t);
+    }
     for (size_t i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
         if (ph->p_type == PT_LOAD && (ph->p_flags & PF_X) != 0) {
@@ -171,48 +198,7 @@ static int text_module(struct dl_phdr_info *info, size_t size, void *arg)
 
 void os_each_text(void (*fn)(void *arg, const struct os_text *text), void *arg)
 {
-    struct text_walk walk = {fn, arg};
-    mutex_lock(&modules_lock);
-    (void)dl_iterate_phdr(text_module, &walk);
-    mutex_unlock(&modules_lock);
-}
-
-/* -- notes ------------------------------------------------------------------------------------ */
-
-#define NOTE_NAME "loam"
-#define NOTE_STORE 1u /* types */
-#define NOTE_COPY 2u
-
-/* Call fn for each note of ours, desc and its bytes, in this segment, while it returns true. */
-static void module_notes(const struct dl_phdr_info *info, const ElfW(Phdr) * ph, uint32_t type,
-                         size_t descsz,
-                         bool (*fn)(void *arg, const struct dl_phdr_info *info, uintptr_t desc),
-                         void *arg)
-{
-    uintptr_t at = (uintptr_t)(info->dlpi_addr + ph->p_vaddr);
-    uintptr_t end = at + ph->p_memsz;
-    size_t align = ph->p_align == 8 ? 8 : 4;
-    if (ph->p_type != PT_NOTE || !module_holds(info, at, ph->p_memsz, PF_R)) {
-        return;
-    }
-    while (end - at >= sizeof(ElfW(Nhdr))) {
-        ElfW(Nhdr) nh;
-        memcpy(&nh, (const void *)at, sizeof(nh));
-        size_t desc_at = align_up(sizeof(nh) + (size_t)nh.n_namesz, align);
-        size_t bytes = align_up(desc_at + nh.n_descsz, align);
-        if (desc_at + nh.n_descsz > end - at) {
-            return;
-        }
-        if (nh.n_type == type && nh.n_namesz == sizeof(NOTE_NAME) && nh.n_descsz == descsz &&
-            memcmp((const void *)(at + sizeof(nh)), NOTE_NAME, sizeof(NOTE_NAME)) == 0 &&
-            !fn(arg, info, at + desc_at)) {
-            return;
-        }
-        if (bytes >= end - at) {
-            return;
-        }
-        at += bytes;
-    }
+    modules_each(text_module, &(struct text_walk){fn, arg});
 }
 
 /* -- restartable stores ----------------------------------------------------------------------- */
@@ -329,10 +315,11 @@ static void stores_add(struct stores_build *b, const struct dl_phdr_info *info, 
 }
 
 /* The two words of a store's note. */
-static bool stores_note(void *arg, const struct dl_phdr_info *info, uintptr_t desc)
+static bool stores_note(void *arg, const struct dl_phdr_info *info, uintptr_t desc, size_t bytes)
 {
     struct stores_build *b = arg;
     int32_t offset[2];
+    (void)bytes;
     memcpy(offset, (const void *)desc, sizeof(offset));
     uintptr_t begin = desc + (uintptr_t)(intptr_t)offset[0];
     uintptr_t end = desc + sizeof(offset[0]) + (uintptr_t)(intptr_t)offset[1];
@@ -342,6 +329,7 @@ static bool stores_note(void *arg, const struct dl_phdr_info *info, uintptr_t de
 
 static int stores_module(struct dl_phdr_info *info, size_t size, void *arg)
 {
+    static const struct note store = {NOTE_NAME, NOTE_STORE, 2 * sizeof(int32_t)};
     struct stores_build *b = arg;
     if (!b->seen) {
         counters_read(info, size, &b->adds, &b->subs);
@@ -349,29 +337,9 @@ static int stores_module(struct dl_phdr_info *info, size_t size, void *arg)
     }
     tls_module_seen(info, size);
     for (size_t i = 0; i < info->dlpi_phnum && !b->failed; i++) {
-        module_notes(info, &info->dlpi_phdr[i], NOTE_STORE, 2 * sizeof(int32_t), stores_note, b);
+        module_notes(info, &info->dlpi_phdr[i], &store, stores_note, b);
     }
     return b->failed;
-}
-
-static void stores_sift(struct store_range *r, size_t root, size_t n)
-{
-    struct store_range moved = r[root];
-    for (;;) {
-        size_t child = 2 * root + 1;
-        if (child >= n) {
-            break;
-        }
-        if (child + 1 < n && r[child].begin < r[child + 1].begin) {
-            child++;
-        }
-        if (moved.begin >= r[child].begin) {
-            break;
-        }
-        r[root] = r[child];
-        root = child;
-    }
-    r[root] = moved;
 }
 
 static bool stores_sorted(const struct store_range *r, size_t n)
@@ -384,20 +352,11 @@ static bool stores_sorted(const struct store_range *r, size_t n)
     return true;
 }
 
-/* Heapsort: in place, and not malloc's, as qsort may be. Mostly they are in order already. */
+/* Mostly they are in order already. */
 static void stores_sort(struct store_range *r, size_t n)
 {
-    if (stores_sorted(r, n)) {
-        return;
-    }
-    for (size_t i = n / 2; i > 0; i--) {
-        stores_sift(r, i - 1, n);
-    }
-    for (size_t i = n - 1; i > 0; i--) {
-        struct store_range largest = r[0];
-        r[0] = r[i];
-        r[i] = largest;
-        stores_sift(r, 0, i);
+    if (!stores_sorted(r, n)) {
+        sort_by_address(r, n, sizeof *r);
     }
 }
 
@@ -461,9 +420,7 @@ uint64_t os_stores_refresh(void)
 uintptr_t os_stores_find(uintptr_t pc)
 {
     struct stores_build b = {.pc = pc, .found = pc};
-    mutex_lock(&modules_lock);
-    (void)dl_iterate_phdr(stores_module, &b);
-    mutex_unlock(&modules_lock);
+    modules_each(stores_module, &b);
     return b.found;
 }
 
@@ -578,10 +535,11 @@ static void module_name(const struct dl_phdr_info *info, char *name, size_t byte
     name[n] = '\0';
 }
 
-static bool copies_note(void *arg, const struct dl_phdr_info *info, uintptr_t desc)
+static bool copies_note(void *arg, const struct dl_phdr_info *info, uintptr_t desc, size_t bytes)
 {
     struct copies_walk *walk = arg;
     int32_t offset;
+    (void)bytes;
     memcpy(&offset, (const void *)desc, sizeof(offset));
     uintptr_t addr = desc + (uintptr_t)(intptr_t)offset;
     if (addr == (uintptr_t)&os_copy_works) {
@@ -598,10 +556,11 @@ static bool copies_note(void *arg, const struct dl_phdr_info *info, uintptr_t de
 /* Runs under the loader's lock, which every copy takes: of several, one sees none before it. */
 static int copies_module(struct dl_phdr_info *info, size_t size, void *arg)
 {
+    static const struct note copy = {NOTE_NAME, NOTE_COPY, sizeof(int32_t)};
     (void)size;
     store_rlx(&os_copy_works, 1u);
     for (size_t i = 0; i < info->dlpi_phnum; i++) {
-        module_notes(info, &info->dlpi_phdr[i], NOTE_COPY, sizeof(int32_t), copies_note, arg);
+        module_notes(info, &info->dlpi_phdr[i], &copy, copies_note, arg);
     }
     return 0;
 }

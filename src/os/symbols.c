@@ -15,6 +15,7 @@
 #include "os/os_internal.h"
 
 #include "base/bits.h"
+#include "base/sort.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -210,34 +211,13 @@ static void read_file(struct os_symbols *s, struct os_module *m)
 
 /* -- the table --------------------------------------------------------------------------------- */
 
-static void sift(struct os_symbol *v, size_t root, size_t n)
-{
-    struct os_symbol moved = v[root];
-    for (size_t child; (child = 2 * root + 1) < n; root = child) {
-        child += child + 1 < n && v[child].start < v[child + 1].start;
-        if (moved.start >= v[child].start) {
-            break;
-        }
-        v[root] = v[child];
-    }
-    v[root] = moved;
-}
-
 void os_symbols_read(struct os_symbols *s)
 {
     int saved_errno = errno;
     for (size_t i = 0; i < s->nmodules; i++) {
         read_file(s, &s->modules[i]);
     }
-    for (size_t i = s->count / 2; i > 0; i--) {
-        sift(s->symbols, i - 1, s->count);
-    }
-    for (size_t i = s->count; i-- > 1;) {
-        struct os_symbol largest = s->symbols[0];
-        s->symbols[0] = s->symbols[i];
-        s->symbols[i] = largest;
-        sift(s->symbols, 0, i);
-    }
+    sort_by_address(s->symbols, s->count, sizeof *s->symbols);
     errno = saved_errno;
 }
 
