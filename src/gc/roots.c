@@ -523,43 +523,29 @@ void gc_stack_remove(struct m *m, struct loam_stack *s)
 
 /* -- for checkers and reports ------------------------------------------------------------------ */
 
-struct each {
-    root_fn *fn;
-    void *arg;
-    struct root root;
-};
-
-static void each_root_word(void *arg, uintptr_t where, uintptr_t word)
-{
-    struct each *e = arg;
-    e->root.where = where;
-    e->root.word = word;
-    e->fn(e->arg, &e->root);
-}
-
 static void each_part(void *arg, uintptr_t start, size_t bytes)
 {
-    struct each *e = arg;
+    struct walk_roots *e = arg;
     e->root.start = start;
-    walk_range(start, start + bytes, each_root_word, e);
+    walk_range(start, start + bytes, walk_root_word, e);
 }
 
-static void each_of_kind(struct each *e, enum root_kind kind, uintptr_t start, size_t bytes)
+static void each_of_kind(struct walk_roots *e, enum root_kind kind, uintptr_t start, size_t bytes)
 {
     e->root.kind = kind;
     each_part(e, start, bytes);
 }
 
-static void each_alone(struct each *e, enum root_kind kind, uintptr_t where, uintptr_t word)
+static void each_alone(struct walk_roots *e, enum root_kind kind, uintptr_t where, uintptr_t word)
 {
     e->root.kind = kind;
     e->root.start = 0;
-    each_root_word(e, where, word);
+    walk_root_word(e, where, word);
 }
 
 void gc_each_root(root_fn *fn, void *arg)
 {
-    struct each e = {fn, arg, {.kind = ROOT_DATA}};
+    struct walk_roots e = {fn, arg, {.kind = ROOT_DATA}};
     os_each_data_range(each_part, &e);
     for (size_t i = 0; i < roots.ranges.capacity; i++) {
         each_of_kind(&e, ROOT_RANGE, roots.ranges.slots[i].start, roots.ranges.slots[i].bytes);
@@ -583,7 +569,7 @@ void gc_each_root(root_fn *fn, void *arg)
 
 void gc_each_thread_root(struct m *m, const struct m_context *ctx, root_fn *fn, void *arg)
 {
-    struct each e = {fn, arg, {.kind = ROOT_STACK}};
+    struct walk_roots e = {fn, arg, {.kind = ROOT_STACK}};
     if (ctx != NULL) {
         each_stack_part(m, ctx, each_part, &e);
         for (size_t i = 0; i < ctx->nregs; i++) {

@@ -97,3 +97,11 @@ void walk_object(const struct mspan *s, size_t index, walk_fn *fn, void *arg)
 {
     walk_typed(s->type, mspan_object(s, index), s->elem_size, fn, arg);
 }
+
+void walk_root_word(void *roots, uintptr_t where, uintptr_t word)
+{
+    struct walk_roots *w = roots;
+    w->root.where = where;
+    w->root.word = word;
+    w->fn(w->arg, &w->root);
+}

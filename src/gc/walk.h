@@ -13,6 +13,14 @@ void walk_object(const struct mspan *s, size_t index, walk_fn *fn, void *arg);
 /* The same of `bytes` at obj, which are elements of t, or its head with a tail. */
 void walk_typed(const struct gctype *t, uintptr_t obj, size_t bytes, walk_fn *fn, void *arg);
 
+/* A walk_fn for who wants roots: kind and start are said before, the rest with each word. */
+struct walk_roots {
+    root_fn *fn;
+    void *arg;
+    struct root root;
+};
+void walk_root_word(void *roots, uintptr_t where, uintptr_t word);
+
 /* Each word of [start, limit), unaligned bounds rounded inwards. */
 void walk_range(uintptr_t start, uintptr_t limit, walk_fn *fn, void *arg);
 

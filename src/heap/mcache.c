@@ -48,6 +48,7 @@ bool mcache_init(struct mcache *c)
     }
     c->run_limit = RUN_LIMIT;
     c->sample_rate = -1; /* not drawn yet */
+    c->sample_rng = ((uint64_t)(uintptr_t)c ^ (uint64_t)os_nanotime()) | 1;
     return true;
 }
 
@@ -194,9 +195,6 @@ static size_t next_set(const _Atomic uint64_t *map, size_t i, size_t n)
 static void sample_draw(struct mcache *c)
 {
     c->sample_rate = load_rlx(&heap.sample_rate); /* relaxed: a rate */
-    if (c->sample_rng == 0) {
-        c->sample_rng = (uint64_t)(uintptr_t)c ^ (uint64_t)os_nanotime() ^ 1;
-    }
     double mean = (double)c->sample_rate;
     c->sample_left = c->sample_rate == 0   ? INT64_MAX / 2
                      : c->sample_rate == 1 ? 0

@@ -254,7 +254,7 @@ static void own_pages(struct mcache *c)
 
 static size_t alloc_pages_locked(struct mcache *c, size_t npages, int node, size_t *scavenged)
 {
-    if (c != NULL && npages < PAGECACHE_MAX_ALLOC && !far_beyond_limit_locked()) {
+    if (c != NULL && npages < PAGECACHE_MAX_ALLOC) {
         flush_cache_locked(c);
         c->pages = pagealloc_alloc_to_cache(&heap.pages[node]);
         size_t pn = pagecache_alloc(&c->pages, npages, scavenged);
@@ -276,6 +276,7 @@ static size_t alloc_pages(struct mcache *c, size_t npages, size_t *scavenged)
     }
     int node = mheap_node_here();
     mutex_lock(&heap.lock);
+    c = far_beyond_limit_locked() ? NULL : c;
     size_t pn = alloc_pages_locked(c, npages, node, scavenged);
     if (pn == PAGE_NONE && load_rlx(&heap.idle) != NULL) { /* relaxed: a hint */
         (void)take_idle_pages_locked(INT_MAX);

@@ -83,22 +83,12 @@ static size_t callers_of(const struct goroutine_look *look, uintptr_t pcs[GOROUT
     return n;
 }
 
-static uint64_t hash_of(const uintptr_t *pcs, size_t n, const char *why)
-{
-    uint64_t h = (uintptr_t)why;
-    for (size_t i = 0; i < n; i++) {
-        h = (h ^ pcs[i]) * UINT64_C(0x9E3779B97F4A7C15);
-        h ^= h >> 32;
-    }
-    return h;
-}
-
 /* False: no memory. */
 static bool groups_count(struct groups *gs, const struct goroutine_look *look)
 {
     uintptr_t pcs[GOROUTINE_FRAMES];
     size_t n = callers_of(look, pcs);
-    uint64_t hash = hash_of(pcs, n, look->why);
+    uint64_t hash = pprof_hash(pcs, n, (uintptr_t)look->why);
     if (gs->n >= gs->nchains && !groups_grow(gs)) {
         return false;
     }

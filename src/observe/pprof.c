@@ -31,6 +31,16 @@ enum {
     PATH_MOST = 4096,
 };
 
+uint64_t pprof_hash(const uintptr_t *pcs, size_t n, uint64_t of)
+{
+    uint64_t h = of;
+    for (size_t i = 0; i < n; i++) {
+        h = (h ^ pcs[i]) * UINT64_C(0x9E3779B97F4A7C15);
+        h ^= h >> 32;
+    }
+    return h;
+}
+
 /* -- gzip: RFC 1952, stored blocks of RFC 1951 ------------------------------------------------------- */
 
 struct gzip {

@@ -33,6 +33,9 @@ struct pprof_sample {
     size_t nlabels;
 };
 
+/* Of a chain of calls, for who groups them; `of` is what else tells groups apart. */
+uint64_t pprof_hash(const uintptr_t *pcs, size_t n, uint64_t of);
+
 struct pprof;
 
 /* m: the caller's, not busy. most_pcs, most_texts: of all samples together, texts of labels. NULL and errno: nothing, or only a part, was written. */

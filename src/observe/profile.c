@@ -123,16 +123,6 @@ static struct profile_counts counts_of(struct m *m, struct profile_bucket *b)
 
 /* -- buckets ----------------------------------------------------------------------------------- */
 
-static uint32_t hash_of(const uintptr_t *pcs, size_t n, size_t size, const struct gctype *type)
-{
-    uint64_t h = size * UINT64_C(0x9E3779B97F4A7C15) ^ (uintptr_t)type;
-    for (size_t i = 0; i < n; i++) {
-        h = (h ^ pcs[i]) * UINT64_C(0x9E3779B97F4A7C15);
-        h ^= h >> 32;
-    }
-    return (uint32_t)h;
-}
-
 static bool is_same(const struct profile_bucket *b, const struct profile_bucket *like,
                     const uintptr_t *pcs)
 {
@@ -212,7 +202,7 @@ static void sampled(struct m *m, void *obj)
     if (heap_find_object((uintptr_t)obj, &s, &index)) {
         like.type = s->type;
         like.size = s->elem_size;
-        like.hash = hash_of(pcs, like.depth, like.size, like.type);
+        like.hash = (uint32_t)pprof_hash(pcs, like.depth, like.size ^ (uintptr_t)like.type);
         struct profile_bucket *b = bucket_of(&like, pcs);
         /* As the sweeper sees it: its span is of that generation. */
         uint32_t when = m->cache.sweepgen / 2;

@@ -195,20 +195,6 @@ void gscan_init(void)
 
 /* -- for reports ------------------------------------------------------------------------------- */
 
-struct each {
-    root_fn *fn;
-    void *arg;
-    struct root root;
-};
-
-static void each_word(void *arg, uintptr_t where, uintptr_t word)
-{
-    struct each *e = arg;
-    e->root.where = where;
-    e->root.word = word;
-    e->fn(e->arg, &e->root);
-}
-
 bool gscan_is_parked(const struct g *g)
 {
     return load_acq(&g->status) == G_PARKED; /* acquire: sp; pairs with arrive */
@@ -216,15 +202,15 @@ bool gscan_is_parked(const struct g *g)
 
 void gscan_each_root(const struct g *g, root_fn *fn, void *arg)
 {
-    struct each e = {fn, arg, {.kind = ROOT_STACK, .start = g->sp}};
-    if (!sleeper_each_word(g, each_word, &e)) {
-        walk_range(g->sp, g->stack_high, each_word, &e);
+    struct walk_roots e = {fn, arg, {.kind = ROOT_STACK, .start = g->sp}};
+    if (!sleeper_each_word(g, walk_root_word, &e)) {
+        walk_range(g->sp, g->stack_high, walk_root_word, &e);
     }
     e.root.start = 0;
     e.root.kind = ROOT_ARGUMENT;
-    each_word(&e, 0, load_rlx(&g->arg));
+    walk_root_word(&e, 0, load_rlx(&g->arg));
     e.root.kind = ROOT_MSTACK;
-    mstack_each_entered(g->mstacks, each_word, &e);
+    mstack_each_entered(g->mstacks, walk_root_word, &e);
 }
 
 void gscan_fork_child(void)

@@ -124,6 +124,7 @@ static void happened(struct gqueue *ready, int fd, uint32_t ask, int events)
     if (l == NULL) {
         return;
     }
+    struct m *m = sched_m();
     mutex_lock(&l->lock);
     for (struct fd_wait *w = ask == l->asks ? l->first : NULL, *next; w != NULL; w = next) {
         sleeper_touch(w);
@@ -136,7 +137,7 @@ static void happened(struct gqueue *ready, int fd, uint32_t ask, int events)
         unlink_locked(l, w);
         w->got = got;
         if (cas_acqrel(&w->waiter.decided, &undecided, WAITER_CHOSEN)) {
-            sched_trace_ready(sched_m(), w->waiter.g);
+            sched_trace_ready(m, w->waiter.g);
             gqueue_put(ready, w->waiter.g);
         }
     }

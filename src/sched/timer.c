@@ -120,6 +120,7 @@ bool timers_take(struct gqueue *ready, int64_t now)
     if (load_rlx(&timers.next) > now) {
         return false;
     }
+    struct m *m = sched_m();
     mutex_lock(&timers.lock);
     while (timers.n != 0 && timers.heap[0]->deadline <= now) {
         struct g *g = timers.heap[0];
@@ -129,7 +130,7 @@ bool timers_take(struct gqueue *ready, int64_t now)
         /* acquire: pairs with who decided otherwise. The waiter lies on g's stack, and g does not go on before
          * timer_stop has had the lock. */
         if (g->timed == NULL || cas_acqrel(&g->timed->decided, &undecided, WAITER_LATE)) {
-            sched_trace_ready(sched_m(), g);
+            sched_trace_ready(m, g);
             gqueue_put(ready, g);
             any = true;
         }

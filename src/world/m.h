@@ -118,7 +118,6 @@ struct m {
     uint32_t scanned; /* the last cycle whose [H-SCAN] it has answered */
     /* sched/: not NULL, it runs goroutines; stack_low and stack_high are those of the one that runs. */
     struct worker *worker;
-    struct os_calls calls; /* observe/profile.c */
     struct trace_source trace;
 
     struct m *next, *prev; /* registry, under world.lock; free list */
@@ -129,6 +128,8 @@ struct m {
     _Atomic uint64_t answer_max_ns; /* of these, of answers to handshakes */
     _Atomic uint64_t pause_total_ns;
     _Atomic uint64_t assist_ns;
+
+    struct os_calls calls; /* observe/profile.c */
 };
 
 /* The calling thread's record, NULL: not attached. The only thread-local of the library. */
